@@ -1,0 +1,33 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-all lint bench install clean
+
+demo: $(VENV)/.installed  ## prepare embedded data, train, evaluate, write report.html
+	$(BIN)/heptad ctr demo
+
+test: $(VENV)/.installed  ## the default tests (under 10 minutes on 2 cores)
+	$(BIN)/python -m pytest -q -n 2
+
+test-all: $(VENV)/.installed  ## also the slow ones
+	$(BIN)/python -m pytest -q -n 2 -m "not gpu"
+
+lint: $(VENV)/.installed  ## linter, formatter, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed  ## timings of this checkout; peers join with PEER_PYTHON=...
+	$(BIN)/python -m benchmarks.ctr_training $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
+	$(BIN)/python -m benchmarks.ctr_preparation $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist

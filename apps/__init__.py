@@ -1,0 +1,1 @@
+"""What people run: the `heptad` command and its domains' entries; no model code."""

@@ -1,0 +1,1 @@
+"""Commands and reports that every domain shares."""

@@ -1,0 +1,1 @@
+"""What is learned: networks and their training, in plain PyTorch and Lightning."""

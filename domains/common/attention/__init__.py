@@ -1,0 +1,18 @@
+"""Attention blocks, one file per published mechanism, all written on `attend`."""
+
+from domains.common.attention.core import attend, causal_mask, key_padding_mask
+from domains.common.attention.field import FieldAttention
+from domains.common.attention.multihead import MultiHeadAttention, merge_heads, split_heads
+from domains.common.attention.recorder import Recordable, record
+
+__all__ = [
+    "attend",
+    "record",
+    "Recordable",
+    "MultiHeadAttention",
+    "FieldAttention",
+    "causal_mask",
+    "key_padding_mask",
+    "merge_heads",
+    "split_heads",
+]

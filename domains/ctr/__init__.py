@@ -1,0 +1,1 @@
+"""Click-through rate prediction: AutoInt, AutoInt+ and logistic regression."""
