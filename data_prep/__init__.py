@@ -1,0 +1,1 @@
+"""Raw data sets in, prepared data out; never imports torch."""

@@ -1,0 +1,1 @@
+"""What every domain's preparation shares: errors, manifest, locks, resumable map, splits, rejects."""

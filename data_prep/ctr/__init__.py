@@ -1,0 +1,1 @@
+"""Click logs in, per-field ids and numbers out."""
