@@ -22,7 +22,14 @@ from typing import Any, Protocol
 from data_prep.common.errors import ConfigError, MissingExtraError, PrepError, WorkerLostError
 
 # One thread per worker: the work scales by processes, and results do not depend on how threads divide a table.
-_WORKER_ENVIRONMENT = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
+# The malloc limits (bytes, glibc) let a worker reuse the memory of one chunk for the next instead of giving it back.
+_WORKER_ENVIRONMENT = {
+    "POLARS_MAX_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+}
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
 

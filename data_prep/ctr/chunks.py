@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.common.errors import CorruptRecordError, DatasetNotFoundError
+from data_prep.common.files import BLOCK
 from data_prep.ctr.scan import LONGEST, scan
 from data_prep.ctr.schema import Schema, TextFormat
 
@@ -137,20 +138,90 @@ def _plan_text(path: Path, stream: BinaryIO, schema: Schema, folder: Path | None
     skip = len(_UTF8_BOM) if head.startswith(_UTF8_BOM) else 0
     columns, length = read_header(path, head[skip:], schema) if text.header else (list(schema.columns), 0)
     begin = skip + length
-    chunks: list[list[Any]] = []
-    for start, block in _blocks(path, stream, head[begin:], begin, text):
-        piece = ""
-        if folder is not None:
-            piece = f"piece-{len(chunks):05d}.txt"
-            (folder / piece).write_bytes(block)
-        records = count_records(block, text)
-        offset = 0 if folder is not None else start
-        chunks.append([piece, offset, offset + len(block), records])
+    if text.quote:
+        chunks = _cut_quoted(path, stream, head[begin:], begin, text, folder)
+    else:
+        chunks = _cut_lines(path, stream, head[begin:], begin, folder)
     if not chunks:
-        raise CorruptRecordError(
-            path, "end of file", "the file holds a header but no record; fetch it again or remove it from --raw"
-        )
+        reason = "the file holds a header but no record; fetch it again or remove it from --raw"
+        raise CorruptRecordError(path, "end of file", reason)
     return columns, chunks
+
+
+def _cut_lines(path: Path, stream: BinaryIO, block: bytes, start: int, folder: Path | None) -> list[list[Any]]:
+    """Cut after the first line end beyond CHUNK_BYTES, looking at one small block at a time."""
+    chunks: list[list[Any]] = []
+    begin, position, records, content, blank = start, start, 0, start, 0
+    piece = _Piece(folder, 0)
+    while block:
+        ahead = begin + CHUNK_BYTES - position
+        cut = block.find(b"\n", max(ahead, 0)) + 1 if ahead < len(block) else 0
+        part = block[:cut] if cut else block
+        records += count_byte(part, 10)
+        piece.write(part)
+        if filled := len(part.rstrip(b"\r\n")):
+            content = position + filled
+            blank = count_byte(part[filled:], 10)
+        else:
+            blank = blank + count_byte(part, 10) if content > begin else 0
+        position += len(part)
+        if cut:
+            chunks.append(piece.close(begin, position, records))
+            begin, records, piece = position, 0, _Piece(folder, len(chunks))
+        elif position - begin > 2 * CHUNK_BYTES:
+            raise CorruptRecordError(
+                path, f"byte {begin}", f"no line end in {CHUNK_BYTES >> 20} MiB; is this a text log?"
+            )
+        block = block[cut:] if cut else stream.read(BLOCK)
+        block = block or stream.read(BLOCK)
+    if content > begin:  # blank lines at the end of the file are no records
+        chunks.append(piece.close(begin, content, records - blank + 1))
+    else:
+        piece.discard()
+    return chunks
+
+
+class _Piece:
+    """The unpacked text of one chunk; nothing for files that are read where they are."""
+
+    def __init__(self, folder: Path | None, number: int) -> None:
+        self.name = f"piece-{number:05d}.txt" if folder is not None else ""
+        self.path = folder / self.name if folder is not None else None
+        self.stream = self.path.open("wb") if self.path is not None else None
+
+    def write(self, data: bytes) -> None:
+        if self.stream is not None:
+            self.stream.write(data)
+
+    def close(self, start: int, stop: int, records: int) -> list[Any]:
+        if self.stream is None:
+            return ["", start, stop, records]
+        self.stream.truncate(stop - start)
+        self.stream.close()
+        return [self.name, 0, stop - start, records]
+
+    def discard(self) -> None:
+        if self.stream is not None and self.path is not None:
+            self.stream.close()
+            self.path.unlink()
+
+
+def _cut_quoted(
+    path: Path, stream: BinaryIO, head: bytes, begin: int, text: TextFormat, folder: Path | None
+) -> list[list[Any]]:
+    """Cut at records, where quoted values may hold line ends."""
+    chunks: list[list[Any]] = []
+    for start, block in _blocks(path, stream, head, begin, text):
+        piece = _Piece(folder, len(chunks))
+        piece.write(block)
+        chunks.append(piece.close(start, start + len(block), count_records(block, text)))
+    return chunks
+
+
+def count_byte(data: bytes, value: int) -> int:
+    """How often a byte occurs, block by block, so that the comparison stays in the cache."""
+    array = np.frombuffer(data, dtype=np.uint8)
+    return sum(int(np.count_nonzero(array[at : at + BLOCK] == value)) for at in range(0, len(array), BLOCK))
 
 
 def _blocks(path: Path, stream: BinaryIO, head: bytes, start: int, text: TextFormat) -> Iterator[tuple[int, bytes]]:
@@ -197,8 +268,7 @@ def count_records(block: bytes, text: TextFormat) -> int:
     """Records in a block, blank lines in the middle included."""
     if text.quote and text.quote.encode() in block:
         return len(scan(block, single(text), text.quote).starts)
-    lines = int(np.count_nonzero(np.frombuffer(block, dtype=np.uint8) == 10))
-    return lines + (not block.endswith(b"\n"))
+    return count_byte(block, 10) + (not block.endswith(b"\n"))
 
 
 def read_header(path: Path, head: bytes, schema: Schema) -> tuple[list[str], int]:

@@ -215,9 +215,12 @@ def dictionary(column: pl.Series) -> tuple[npt.NDArray[np.int32], pa.Array]:
     Shape:
         column (N,) String -> codes (N,) int32, tokens (K,).
     """
-    encoded = column.to_arrow(compat_level=pl.CompatLevel.oldest()).dictionary_encode()
-    indices = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    return indices + np.int32(1), encoded.dictionary
+    # Chunk by chunk: joining the chunks first would copy every string once more.
+    pieces = column.to_frame().to_arrow(compat_level=pl.CompatLevel.oldest()).column(0).dictionary_encode().chunks
+    if not pieces:
+        return np.zeros(0, dtype=np.int32), pa.array([], pa.large_string())
+    indices = [piece.indices.fill_null(-1).to_numpy(zero_copy_only=False) for piece in pieces]
+    return np.concatenate(indices) + np.int32(1), pieces[-1].dictionary
 
 
 def token_hashes(tokens: pa.Array, seed: int = 0) -> npt.NDArray[np.uint64]:
@@ -310,7 +313,8 @@ def _sorted_dictionary(column: pl.Series) -> tuple[Codes, pa.Array, npt.NDArray[
     codes, tokens = dictionary(column)
     buckets = (token_hashes(tokens) >> np.uint64(64 - 6)).astype(np.uint8)
     order = np.argsort(buckets, kind="stable")
-    places: Codes = np.zeros(len(tokens) + 1, dtype=np.uint16 if len(tokens) < 1 << 16 else np.uint32)
+    small = len(tokens) < 1 << 16
+    places: Codes = np.zeros(len(tokens) + 1, np.uint16) if small else np.zeros(len(tokens) + 1, np.uint32)
     places[order + 1] = np.arange(1, len(tokens) + 1)
     bounds = np.searchsorted(buckets[order], np.arange(BUCKETS + 1)).astype(np.int64)
     return places[codes], tokens.take(pa.array(order)), bounds

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from data_prep.common.errors import CorruptRecordError
 from data_prep.common.rejects import Reject, excerpt
-from data_prep.ctr.chunks import Chunk, single
+from data_prep.ctr.chunks import Chunk, count_byte, single
 from data_prep.ctr.scan import Records, scan
 from data_prep.ctr.schema import Schema, TextFormat
 
@@ -80,7 +80,7 @@ def _read_fast(
         if len(records.stray) or bool((records.separators != len(chunk.columns) - 1).any()):
             return None
     # The parser refuses long records but fills short ones with nulls: only the number of separators tells.
-    elif np.count_nonzero(np.frombuffer(data, dtype=np.uint8) == ord(single(text))) != separators:
+    elif count_byte(data, ord(single(text))) != separators:
         return None
     try:
         table = _parse(data, chunk.columns, text, numbers, strings)
@@ -103,7 +103,7 @@ def _parse(
         columns=[index for index, name in enumerate(columns) if name in wanted],
         quote_char=text.quote or None,
         null_values=["", *text.missing] if text.missing else None,
-    ).rechunk()
+    )
     if text.quote and text.quote.encode() in data and strings:  # "" in quotes is empty, not null, to the parser
         table = table.with_columns(pl.when(pl.col(strings) != "").then(pl.col(strings)))
     return table
