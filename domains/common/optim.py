@@ -44,9 +44,7 @@ class LazyAdam(Optimizer):
     ) -> None:
         if lr < 0 or eps < 0 or weight_decay < 0 or not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"lr={lr}, eps={eps}, weight_decay={weight_decay}, betas={betas}: out of range")
-        super().__init__(
-            params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "form": form}
-        )
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "form": form})
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -86,9 +84,7 @@ class LazyAdam(Optimizer):
             tensor.index_copy_(0, rows, new)
 
 
-def _advance(
-    value: Tensor, grad: Tensor, first: Tensor, second: Tensor, step: int, group: dict[str, Any]
-) -> None:
+def _advance(value: Tensor, grad: Tensor, first: Tensor, second: Tensor, step: int, group: dict[str, Any]) -> None:
     beta1, beta2 = group["betas"]
     if group["weight_decay"]:
         grad = grad.add(value, alpha=group["weight_decay"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Literal, TypedDict
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from domains.common.attention import FieldAttention
 from domains.common.attention.field import Norm, Residual
 from domains.common.errors import ConfigError
+from domains.common.hub import plain
 from domains.ctr.fields import FieldLayout
 from domains.ctr.table import EmbeddingTable
 
@@ -127,7 +129,9 @@ class AutoInt(nn.Module):
         sparse: bool = False,
         rows: int | None = None,
     ) -> None:
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
+        self.arguments = plain(arguments)  # what builds this network again, for config.json
         self.layout = FieldLayout(fields)
         self.variant: Variant = variant
         self.dim = dim
@@ -147,15 +151,17 @@ class AutoInt(nn.Module):
         options = _options(variant, residual, scaled, layer_norm)
         incoming = [dim if self.entry is None else widths[0], *widths]
         self.blocks = nn.ModuleList(
-            FieldAttention(a, b, heads, dropout=dropout, **options)
-            for a, b in zip(incoming, widths, strict=False)
+            FieldAttention(a, b, heads, dropout=dropout, **options) for a, b in zip(incoming, widths, strict=False)
         )
         self.exit_residual = nn.Linear(dim, widths[-1]) if self.entry is not None and residual else None
         joint = variant == "deepctr_torch"  # one output map, without bias, over both parts
         flat = len(self.attended) * (widths[-1] if widths else 0)
         self.output = nn.Linear(flat, 1, bias=not joint) if widths else None
         inputs = len(self.attended) * dim + len(self.numerical)
-        self.deep = DeepTower(inputs, deep, deep_dropout, batch_norm=deep_batch_norm, bias=not joint) if deep else None
+        self.deep = DeepTower(inputs, deep, deep_dropout, bias=not joint) if deep else None
+        if self.deep is not None and deep_batch_norm:
+            # the official program's eps and momentum; the peers keep torch's
+            self.deep.add_batch_norm(*((1e-3, 0.005) if variant in ("official", "paper") else (1e-5, 0.1)))
         has_wide = variant in WIDE if wide is None else wide
         self.wide = EmbeddingTable(rows, 1, sparse=sparse) if has_wide else None
         self.bias = nn.Parameter(torch.zeros(())) if has_wide and variant != "fuxictr" else None
@@ -187,6 +193,10 @@ class AutoInt(nn.Module):
         if self.exit_residual is not None:
             x = x + self.exit_residual(embeddings)
         return F.relu(x) if self.entry is not None else x
+
+    def compile_interaction(self) -> None:
+        """Compile what lies behind the table; the lookup stays outside, where its gradient may be sparse."""
+        self.score = torch.compile(self.score, dynamic=False)  # type: ignore[method-assign]
 
     def score(self, embeddings: Tensor, numbers: Tensor | None = None) -> Tensor:
         """Logit of everything behind the table.
@@ -223,16 +233,22 @@ class DeepTower(nn.Module):
         (B, inputs) -> (B,).
     """
 
-    def __init__(self, inputs: int, widths: Sequence[int], dropout: float, *, batch_norm: bool, bias: bool) -> None:
+    def __init__(self, inputs: int, widths: Sequence[int], dropout: float, *, bias: bool = True) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for a, b in zip([inputs, *widths], widths, strict=False):
-            layers.append(_official_linear(a, b))
-            if batch_norm:
-                layers.append(nn.BatchNorm1d(b, eps=1e-3, momentum=0.005))
-            layers += [nn.ReLU(), nn.Dropout(dropout)]
+        for a, b in pairwise([inputs, *widths]):
+            layers += [_official_linear(a, b), nn.ReLU(), nn.Dropout(dropout)]
         self.layers = nn.Sequential(*layers)
         self.output = _official_linear(widths[-1], 1, bias=bias)
+
+    def add_batch_norm(self, eps: float, momentum: float) -> None:
+        """Normalise between each linear map and its ReLU."""
+        layers: list[nn.Module] = []
+        for layer in self.layers:
+            layers.append(layer)
+            if isinstance(layer, nn.Linear):
+                layers.append(nn.BatchNorm1d(layer.out_features, eps=eps, momentum=momentum))
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return this part's logit."""

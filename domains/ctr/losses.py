@@ -28,9 +28,7 @@ def official_log_loss(probabilities: Tensor, labels: Tensor) -> Tensor:
     """
     labels = labels.to(probabilities.dtype)
     epsilon = 1e-7
-    return -(
-        labels * (probabilities + epsilon).log() + (1 - labels) * (1 - probabilities + epsilon).log()
-    ).mean()
+    return -(labels * (probabilities + epsilon).log() + (1 - labels) * (1 - probabilities + epsilon).log()).mean()
 
 
 def l2_penalty(tensors: Iterable[Tensor], coefficient: float) -> Tensor | float:

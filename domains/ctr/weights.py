@@ -122,10 +122,6 @@ def from_fuxictr(
         scaled=bool(options.get("use_scale", False)),
         layer_norm=bool(options.get("layer_norm", False)),
     )
-    if net.deep is not None:
-        for layer in net.deep.layers:
-            if isinstance(layer, nn.BatchNorm1d):
-                layer.eps, layer.momentum = 1e-5, 0.1  # torch's defaults, which FuxiCTR uses
     _fill(_fuxictr_views(net), weights, "FuxiCTR weights")
     return net
 
@@ -303,3 +299,24 @@ def _batch_norm(norm: nn.BatchNorm1d) -> dict[str, Tensor]:
     mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
     names = ("beta", "gamma", "moving_mean", "moving_variance")
     return dict(zip(names, (norm.bias.data, norm.weight.data, mean, variance), strict=True))
+
+
+def import_official(weights: Mapping[str, Tensor], options: Mapping[str, Any]) -> AutoInt:
+    """Import as `from_official`; options may hold `roles`."""
+    return from_official(weights, options, options.get("roles"))
+
+
+def import_fuxictr(weights: Mapping[str, Tensor], options: Mapping[str, Any]) -> AutoInt:
+    """Import as `from_fuxictr`; options hold FuxiCTR's own and `fields`."""
+    return from_fuxictr(weights, _listed(options), options)
+
+
+def import_deepctr_torch(weights: Mapping[str, Tensor], options: Mapping[str, Any]) -> AutoInt:
+    """Import as `from_deepctr_torch`; options hold DeepCTR-Torch's own and `fields`."""
+    return from_deepctr_torch(weights, _listed(options), options)
+
+
+def _listed(options: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    if "fields" not in options:
+        raise ConfigError('the options lack "fields": a list of {"name", "kind", "size"} in the program\'s field order')
+    return cast(Sequence[Mapping[str, Any]], options["fields"])

@@ -39,7 +39,7 @@ def attend(
         q (..., heads, Lq, head_dim), k (..., heads, Lk, head_dim), v (..., heads, Lk, value_dim); bias and mask
         broadcast to (..., heads, Lq, Lk) -> out (..., heads, Lq, value_dim), weights (..., heads, Lq, Lk) or None.
     """
-    if need_weights or bias is not None and bias.requires_grad and q.device.type == "cpu":
+    if need_weights or (bias is not None and bias.requires_grad and q.device.type == "cpu"):
         # the fused CPU kernel has no gradient for the bias
         out, weights = _explicit(q, k, v, bias, mask, scale, dropout)
         return out, weights if need_weights else None

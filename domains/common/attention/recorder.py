@@ -34,9 +34,7 @@ class Recordable(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Call `attend`, and leave a copy of the weights with the recorder if one listens; shapes as there."""
         if self._sink is None:
-            return attend(
-                q, k, v, bias=bias, mask=mask, scale=scale, dropout=dropout, need_weights=need_weights
-            )
+            return attend(q, k, v, bias=bias, mask=mask, scale=scale, dropout=dropout, need_weights=need_weights)
         out, weights = attend(q, k, v, bias=bias, mask=mask, scale=scale, dropout=dropout, need_weights=True)
         if weights is not None:
             self._sink.append(weights.detach())

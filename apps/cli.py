@@ -1,0 +1,97 @@
+"""The `heptad` command: finds the domain and the command, then imports what they need and nothing else."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+# name -> what its line in the help says; the entry is apps.<name>.DOMAIN
+DOMAINS = {
+    "ctr": "click-through rate of ads and items: AutoInt, AutoInt+",
+}
+
+# name -> (module with `main(domain, command, options)`, what its line in the help says)
+COMMANDS = {
+    "prep": ("apps.common.prep", "raw data set -> prepared directory"),
+    "fit": ("apps.common.run", "train; resume with --ckpt_path"),
+    "validate": ("apps.common.run", "metrics on the validation split"),
+    "test": ("apps.common.run", "metrics with intervals, predictions and report.html"),
+    "predict": ("apps.common.run", "predictions for prepared or, with --raw, new raw data"),
+    "explain": ("apps.common.explain", "attention maps and what the predictions depend on"),
+    "demo": ("apps.common.demo", "the whole way on generated or embedded data"),
+    "import-weights": ("apps.common.weights", "weights of other programs -> a model directory"),
+    "export": ("apps.common.export", "checkpoint -> model directory, torch.export or ONNX"),
+    "configs": ("apps.common.configs", "list the shipped configurations"),
+}
+
+USAGE = "usage: heptad [--version] DOMAIN COMMAND [options]\n       heptad doctor"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code (2 for an error the user can mend, told in one line)."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(words)
+    except KeyboardInterrupt:
+        print("heptad: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if not _is_for_the_user(error):
+            raise
+        print(f"heptad: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(f"{USAGE}\n\ndomains:\n{_table(DOMAINS)}\n\ncommands of every domain:\n{_commands()}\n")
+        print("heptad DOMAIN COMMAND --help lists the options; heptad doctor looks at this machine")
+        return 0
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"heptad {version('heptad')}")
+        return 0
+    if words[0] == "doctor":
+        importlib.import_module("apps.common.doctor").main()
+        return 0
+    if words[0] not in DOMAINS:
+        return _unknown("domain", words[0], DOMAINS)
+    name, *rest = words
+    if not rest or rest[0] in ("-h", "--help", "help"):
+        print(f"usage: heptad {name} COMMAND [options]\n\n{DOMAINS[name]}\n\ncommands:\n{_commands()}")
+        return 0
+    command, *options = rest
+    if command not in COMMANDS:
+        return _unknown("command", command, COMMANDS)
+    domain = importlib.import_module(f"apps.{name}").DOMAIN
+    importlib.import_module(COMMANDS[command][0]).main(domain, command, options)
+    return 0
+
+
+def _table(entries: dict[str, str]) -> str:
+    return "\n".join(f"  {name:15} {text}" for name, text in entries.items())
+
+
+def _commands() -> str:
+    return _table({name: text for name, (_, text) in COMMANDS.items()})
+
+
+def _unknown(what: str, word: str, known: dict[str, str] | dict[str, tuple[str, str]]) -> int:
+    import difflib
+
+    near = difflib.get_close_matches(word, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
+    print(f"heptad: unknown {what} {word!r}; {hint}", file=sys.stderr)
+    return 2
+
+
+def _is_for_the_user(error: Exception) -> bool:
+    roots = (("domains.common.errors", "HeptadError"), ("data_prep.common.errors", "PrepError"))
+    loaded = [getattr(sys.modules[module], name) for module, name in roots if module in sys.modules]
+    return isinstance(error, tuple(loaded))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

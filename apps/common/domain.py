@@ -1,0 +1,75 @@
+"""What a domain tells the command line about itself: names only, so that nothing heavy is imported."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class System:
+    """One trainable system of a domain; both are `module:attribute`.
+
+    Args:
+        module: its `HeptadModule`.
+        data: its `HeptadData`.
+    """
+
+    module: str
+    data: str
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A domain's entry; every reference is `module:attribute` and imported when used.
+
+    Args:
+        name: as in `heptad NAME`.
+        title: one line for the help.
+        systems: name -> system; the first is the default of `--system`.
+        monitor: validation metric that chooses the best checkpoint.
+        mode: `min` or `max`.
+        links: (source, target) options that the data determine, such as the fields.
+        prepare: function behind `prep`; its signature becomes the options.
+        apply: function (preparation, raw, out) that encodes new raw data for `predict --raw`.
+        figures: function (predictions, metrics) -> list of `Picture` for the report of a test.
+        explain: function (module, data, directory) -> list of `Picture`.
+        importers: name -> function (weights, options) -> network, for `import-weights`.
+        demo: function (directory) behind `demo`.
+    """
+
+    name: str
+    title: str
+    systems: Mapping[str, System]
+    monitor: str
+    mode: str
+    links: tuple[tuple[str, str], ...] = ()
+    prepare: str = ""
+    apply: str = ""
+    figures: str = ""
+    explain: str = ""
+    importers: Mapping[str, str] = field(default_factory=dict)
+    demo: str = ""
+
+    @property
+    def default_system(self) -> str:
+        """Name of the first system."""
+        return next(iter(self.systems))
+
+    @property
+    def config_directory(self) -> Path:
+        """Folder of the shipped configurations."""
+        return Path(__file__).parents[1] / self.name / "configs"
+
+    def shipped_configs(self) -> dict[str, Path]:
+        """Name -> file of the shipped configurations."""
+        return {path.stem: path for path in sorted(self.config_directory.glob("*.yaml"))}
+
+
+def load(reference: str) -> Any:
+    """Import `module:attribute`."""
+    module, _, attribute = reference.partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,77 @@
+"""Reading a few options before the full parser exists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from apps.common.configs import find_config
+from apps.common.domain import Domain
+from domains.common.errors import ConfigError
+
+
+def option(options: Sequence[str], name: str) -> str | None:
+    """Return the last value of `--name VALUE` or `--name=VALUE`."""
+    value = None
+    for i, word in enumerate(options):
+        if word == f"--{name}" and i + 1 < len(options):
+            value = options[i + 1]
+        elif word.startswith(f"--{name}="):
+            value = word.partition("=")[2]
+    return value
+
+
+def resolve_configs(domain: Domain, options: Sequence[str]) -> list[str]:
+    """Replace names of shipped configurations behind `--config` by their files."""
+    resolved = []
+    after = False
+    for word in options:
+        if after:
+            word = str(find_config(domain, word))
+        elif word.startswith("--config="):
+            word = f"--config={find_config(domain, word.partition('=')[2])}"
+        after = word == "--config" and not after
+        resolved.append(word)
+    return resolved
+
+
+def from_run(domain: Domain, options: Sequence[str]) -> list[str]:
+    """Let `--run DIR` alone suffice after training: its configuration, its best checkpoint.
+
+    Raises:
+        ConfigError: neither weights nor a run that has some are named.
+    """
+    words = resolve_configs(domain, options)
+    run = option(words, "run")
+    directory = Path(run) if run else None
+    if directory is not None and option(words, "config") is None and (directory / "fit.yaml").is_file():
+        words = ["--config", str(directory / "fit.yaml"), *words]
+    if option(words, "ckpt_path") is None and option(words, "init_from") is None:
+        best = directory / "checkpoints" / "best.ckpt" if directory is not None else None
+        if best is None or not best.is_file():
+            raise ConfigError(
+                "no weights to use: name a finished run (--run DIR), a checkpoint (--ckpt_path FILE), or published"
+                " weights (--init_from DIR)"
+            )
+        words += ["--ckpt_path", str(best)]
+    return words
+
+
+def system_of(domain: Domain, options: Sequence[str]) -> str:
+    """Name of the system: `--system`, else what a configuration says, else the domain's default.
+
+    Raises:
+        ConfigError: there is no such system.
+    """
+    name = option(options, "system")
+    config = option(options, "config")
+    if name is None and config is not None:
+        content: Any = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+        name = content.get("system") if isinstance(content, dict) else None
+    name = name or domain.default_system
+    if name not in domain.systems:
+        raise ConfigError(f"--system {name}: unknown; {domain.name} has: {', '.join(domain.systems)}")
+    return name

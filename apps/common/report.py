@@ -1,0 +1,80 @@
+"""Self-contained HTML reports: pictures are embedded, nothing is loaded from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+from lightning import LightningDataModule
+
+from apps.common.domain import Domain, load
+from domains.common.callbacks import PredictionTable, write_whole
+from domains.common.figures import Picture
+from domains.common.intervals import Estimate
+
+
+def write_test_report(
+    domain: Domain, directory: Path, table: PredictionTable, data: LightningDataModule, settings: str
+) -> Path:
+    """Write report.html of a test: metrics, pictures, data card, configuration."""
+    pictures: Sequence[Picture] = load(domain.figures)(table.frame, table.metrics) if domain.figures else []
+    card = getattr(data, "card", {})
+    path = write_report(
+        directory / "report.html",
+        title=f"{domain.name}: test on {card.get('name', 'data')}",
+        metrics=table.metrics,
+        pictures=pictures,
+        card=card,
+        settings=settings,
+    )
+    for name, estimate in table.metrics.items():
+        print(f"{name:20} {estimate.value:.5f}  [{estimate.low:.5f}, {estimate.high:.5f}]")
+    print(f"report: {path}")
+    return path
+
+
+def write_report(
+    path: Path,
+    *,
+    title: str,
+    metrics: Mapping[str, Estimate] | None = None,
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    pictures: Sequence[Picture] = (),
+    card: Mapping[str, Any] | None = None,
+    settings: str = "",
+) -> Path:
+    """Write one HTML file.
+
+    Args:
+        path: where.
+        title: heading.
+        metrics: with intervals.
+        tables: heading -> rows, each a mapping column -> value.
+        pictures: drawn in order.
+        card: `dataset.json` of the data.
+        settings: configuration of the run, YAML.
+
+    Returns:
+        The path.
+    """
+    environment = Environment(loader=PackageLoader("apps.common"), autoescape=True, trim_blocks=True)
+    html = environment.get_template("report.html.j2").render(
+        title=title,
+        metrics=metrics or {},
+        tables=tables or {},
+        pictures=[{"title": p.title, "caption": p.caption, "data": _embed(p)} for p in pictures],
+        card=card or {},
+        settings=settings,
+    )
+    write_whole(path, html.encode())
+    return path
+
+
+def _embed(picture: Picture) -> str:
+    buffer = io.BytesIO()
+    picture.figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,212 @@
+"""The trainer's verbs: fit, validate, test, predict; the only LightningCLI subclass of the project."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+
+from apps.common.domain import Domain, load
+from apps.common.options import from_run, option, resolve_configs, system_of
+from apps.common.report import write_test_report
+from domains.common.callbacks import PredictionTable, write_whole
+from domains.common.errors import ConfigError
+from domains.common.files import fill, local_path, read_checkpoint
+from domains.common.hub import network_tensors, publish
+
+BEST, LAST = "checkpoints/best.ckpt", "checkpoints/last.ckpt"
+
+
+def main(domain: Domain, command: str, options: Sequence[str]) -> None:
+    """Run one verb of the trainer."""
+    asks_help = "--help" in options or "-h" in options
+    words = resolve_configs(domain, options) if command == "fit" or asks_help else from_run(domain, options)
+    build(domain, command, words)
+
+
+def build(domain: Domain, verb: str, options: Sequence[str], *, run: bool = True) -> HeptadCLI:
+    """Make the command line of one verb and, unless `run` is False, run it."""
+    system = domain.systems[system_of(domain, options)]
+    stored = stored_arguments(options)
+
+    class VerbCLI(HeptadCLI):
+        """The command line with this verb's parser alone (each costs a tenth of a second)."""
+
+        @staticmethod
+        def subcommands() -> dict[str, set[str]]:
+            """One verb."""
+            return {verb: LightningCLI.subcommands()[verb]}
+
+    VerbCLI.domain, VerbCLI.verb, VerbCLI.stored, VerbCLI.runs = domain, verb, stored, run
+    return VerbCLI(
+        load(system.module),
+        load(system.data),
+        args=[verb, *options],
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,  # it stores class objects; hyper-parameters stay plain
+        save_config_callback=SaveRunConfig,
+    )
+
+
+def stored_arguments(options: Sequence[str]) -> dict[str, Any]:
+    """Model options that the checkpoint of `--ckpt_path` was trained with; weights are not looked at."""
+    path = option(options, "ckpt_path")
+    if path is None:
+        return {}
+    return dict(read_checkpoint(path).get("hyper_parameters", {}))
+
+
+class HeptadCLI(LightningCLI):
+    """LightningCLI with the rules of the house.
+
+    - What a checkpoint stores of the model are *defaults*: configuration files and the command line win. (LightningCLI
+      lets a checkpoint silently replace what was typed.)
+    - Everything a run writes lies in `--run`; a second verb in the same folder saves its own `<verb>.yaml`.
+    - Checkpoints are read with `weights_only=True`, and local.
+    """
+
+    domain: Domain
+    verb: str
+    stored: dict[str, Any]
+    runs: bool
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options that every domain has."""
+        domain = self.domain
+        parser.add_argument("--system", type=str, default=domain.default_system, help="which model of the domain")
+        parser.add_argument("--run", type=str, default=f"runs/{domain.name}", help="folder of everything written")
+        parser.add_argument("--init_from", type=str | None, default=None, help="start from these weights alone")
+        parser.add_argument("--monitor", type=str, default=domain.monitor, help="metric that chooses best.ckpt")
+        parser.add_argument("--mode", type=str, default=domain.mode, help="whether it is minimised: min or max")
+        parser.add_argument("--patience", type=int | None, default=None, help="stop after so many worse validations")
+        parser.add_argument("--save_every", type=int, default=1000, help="steps between writings of last.ckpt")
+        parser.add_argument("--ema", type=float | None, default=None, help="decay of averaged weights, e.g. 0.999")
+        parser.add_argument("--replicates", type=int, default=1000, help="bootstrap resamples of test metrics")
+        if self.verb == "predict" and domain.apply:
+            parser.add_argument("--raw", type=str | None, default=None, help="raw data to encode and predict")
+        parser.set_defaults({"trainer.use_distributed_sampler": False})  # our loaders slice by process themselves
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
+        for source, target in domain.links:
+            parser.link_arguments(source, target, apply_on="instantiate")
+        linked = {"model.seed", *(target for _, target in domain.links)}
+        defaults = {f"model.{name}": value for name, value in self.stored.items()}
+        parser.set_defaults({name: value for name, value in defaults.items() if name not in linked})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse what the router passes; `sys.argv` stays as it is, for processes that DDP launches with it."""
+        self.config = parser.parse_args(args)  # type: ignore[arg-type]
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave what was typed alone: stored options have already served as defaults."""
+
+    def before_instantiate_classes(self) -> None:
+        """Check paths, encode raw data, and collect the callbacks of the run."""
+        config = self.config[self.verb]
+        self.run_directory = Path(config.run)
+        for path in (config.ckpt_path, config.init_from):
+            if path is not None:
+                local_path(path)
+        if config.ckpt_path is not None and config.init_from is not None:
+            raise ConfigError("--ckpt_path continues a run and --init_from starts one; give one of them")
+        config["weights_only"] = True
+        if self.runs and config.get("raw"):
+            encoded = self.run_directory / "encoded"
+            load(self.domain.apply)(Path(config.data.root), Path(config.raw), encoded)
+            config.data.predict_root = str(encoded)
+        self.table = PredictionTable(self.run_directory, replicates=config.replicates)
+        self.trainer_defaults["callbacks"] = [self.table, *self._training_callbacks(config)]
+
+    def _training_callbacks(self, config: Any) -> list[Callback]:
+        callbacks: list[Callback] = []
+        if config.trainer.enable_progress_bar is not False:
+            callbacks.append(RichProgressBar())
+        if self.verb != "fit" or config.trainer.enable_checkpointing is False:
+            return callbacks
+        folder = self.run_directory / "checkpoints"
+        common: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False, "auto_insert_metric_name": False}
+        callbacks += [
+            ModelCheckpoint(filename="best", monitor=config.monitor, mode=config.mode, **common),
+            ModelCheckpoint(filename="last", every_n_train_steps=config.save_every, **common),
+            ModelCheckpoint(filename="last", every_n_epochs=1, save_on_train_epoch_end=True, **common),
+        ]
+        if config.patience is not None:
+            callbacks.append(EarlyStopping(config.monitor, patience=config.patience, mode=config.mode))
+        if config.ema is not None:
+            callbacks.append(EMAWeightAveraging(decay=config.ema))
+        return callbacks
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Send everything that is written to the run's folder."""
+        given = self.config[self.verb].trainer
+        # without a folder of its own Lightning would write beside the user's files, even with logger: false
+        if given.default_root_dir is None:
+            kwargs.setdefault("default_root_dir", self.run_directory)
+        if given.logger is None or given.logger is True:
+            kwargs.setdefault("logger", self._loggers() if self.verb == "fit" else False)
+        return super().instantiate_trainer(**kwargs)
+
+    def _loggers(self) -> list[Logger]:
+        # a resumed run writes version_1 and so on; what the first one logged stays
+        folder = self.run_directory
+        csv = CSVLogger(folder, name="log", flush_logs_every_n_steps=50)
+        return [csv, TensorBoardLogger(folder, name="tensorboard", version=csv.version)]
+
+    def after_instantiate_classes(self) -> None:
+        """Load `--init_from`; leave the run itself out where only the objects are wanted."""
+        source = self.config[self.verb].init_from
+        if source is not None:
+            fill(self.model.net, network_tensors(source), str(source))
+        if not self.runs:
+            self.subcommand = None
+
+    def after_fit(self) -> None:
+        """Publish the best weights in the hub layout."""
+        best = self.run_directory / BEST
+        if self.trainer.is_global_zero and best.is_file():
+            fill(self.model.net, network_tensors(best), str(best))
+            publish(self.run_directory / "model", self.model.net, self._card())
+            print(f"best weights: {best}, published to {self.run_directory / 'model'}")
+
+    def after_test(self) -> None:
+        """Write the report."""
+        if self.trainer.is_global_zero and self.table.frame is not None:
+            write_test_report(self.domain, self.run_directory, self.table, self.datamodule, self._settings())
+
+    def after_predict(self) -> None:
+        """Say where the predictions are."""
+        if self.trainer.is_global_zero:
+            print(f"predictions: {self.run_directory / 'predictions.parquet'}")
+
+    def _settings(self) -> str:
+        return str(self.parser.dump(self.config, skip_none=False)) if self.config else ""
+
+    def _card(self) -> str:
+        card = getattr(self.datamodule, "card", {})
+        config = yaml.safe_dump(self.model.net.arguments, default_flow_style=None, sort_keys=False)
+        return (
+            f"---\nlibrary_name: heptad\ntags: [{self.domain.name}]\n---\n\n# {type(self.model.net).__name__}\n\n"
+            f"Trained by `heptad {self.domain.name} fit` on {card.get('name', 'unknown data')}.\n\n"
+            f"Licence of the data: {card.get('licence', 'unknown')}\n\n```yaml\n{config}```\n"
+        )
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Write the full configuration of a verb to RUN/<verb>.yaml."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write it whole, over that of an earlier run of the same verb."""
+        verb = {"validate": "validate", "test": "test", "predict": "predict"}.get(stage, "fit")
+        text = self.parser.dump(self.config, skip_none=False)
+        write_whole(Path(os.fspath(self.config.run)) / f"{verb}.yaml", text.encode())

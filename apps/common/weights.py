@@ -1,0 +1,26 @@
+"""`heptad DOMAIN import-weights`: weights of another program -> a model directory in the hub layout."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from apps.common.domain import Domain, load
+from domains.common.files import read_options, read_tensors
+from domains.common.hub import publish
+
+
+def main(domain: Domain, command: str, options: Sequence[str]) -> None:
+    """Import weights; nothing in the file is executed."""
+    parser = argparse.ArgumentParser(prog=f"heptad {domain.name} {command}")
+    parser.add_argument("source", choices=list(domain.importers), help="program the weights come from")
+    parser.add_argument("--weights", required=True, help="safetensors file or torch state dict")
+    parser.add_argument("--options", required=True, help="JSON file with that program's own model options and fields")
+    parser.add_argument("--out", required=True, type=Path, help="model directory to write")
+    arguments = parser.parse_args(options)
+    network = load(domain.importers[arguments.source])(read_tensors(arguments.weights), read_options(arguments.options))
+    card = f"# {type(network).__name__}\n\nImported from {arguments.source} weights ({Path(arguments.weights).name}).\n"
+    publish(arguments.out, network, card)
+    count = sum(parameter.numel() for parameter in network.parameters())
+    print(f"{count:,} parameters imported to {arguments.out}; use it with --init_from {arguments.out}")

@@ -1,0 +1,102 @@
+"""Callbacks that every domain runs with."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from domains.common.errors import ConfigError
+from domains.common.intervals import Estimate
+from domains.common.module import HeptadModule
+
+
+class PredictionTable(Callback):
+    """Collect what test and predict steps return; write `predictions.parquet` and, after a test, `metrics.json`.
+
+    Steps return name -> tensor with one entry per row, `row` among them; the table is sorted by it, so that its
+    bytes do not depend on the number of processes.
+
+    Args:
+        directory: where the files go.
+        replicates: bootstrap resamples of each metric.
+        seed: of the bootstrap.
+
+    Attributes:
+        frame: the table, on process 0, once the run has ended.
+        metrics: the metrics of a test, likewise.
+    """
+
+    def __init__(self, directory: Path, replicates: int = 1000, seed: int = 0) -> None:
+        self.directory, self.replicates, self.seed = directory, replicates, seed
+        self.frame: pl.DataFrame | None = None
+        self.metrics: dict[str, Estimate] = {}
+        self._parts: list[dict[str, Tensor]] = []
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Keep a batch's rows."""
+        self._keep(outputs)
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Keep a batch's rows."""
+        self._keep(outputs)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the table and the metrics."""
+        self.frame = self._gather(trainer)
+        if self.frame is None:
+            return
+        if not isinstance(pl_module, HeptadModule):
+            raise ConfigError(f"{type(pl_module).__name__} is no HeptadModule; it cannot be evaluated")
+        self.metrics = pl_module.evaluate(self.frame, replicates=self.replicates, seed=self.seed)
+        text = json.dumps({name: estimate.to_dict() for name, estimate in self.metrics.items()}, indent=2)
+        write_whole(self.directory / "metrics.json", text.encode() + b"\n")
+        self._write()
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the table."""
+        self.frame = self._gather(trainer)
+        if self.frame is not None:
+            self._write()
+
+    def _keep(self, outputs: Any) -> None:
+        self._parts.append({name: tensor.detach().cpu() for name, tensor in outputs.items()})
+
+    def _gather(self, trainer: Trainer) -> pl.DataFrame | None:
+        parts, self._parts = self._parts, []
+        columns = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]} if parts else {}
+        gathered: list[Any] = [columns]
+        if trainer.world_size > 1:
+            gathered = [None] * trainer.world_size
+            torch.distributed.all_gather_object(gathered, columns)
+        if not trainer.is_global_zero:
+            return None
+        return pl.concat([pl.DataFrame(part) for part in gathered if part]).sort("row")
+
+    def _write(self) -> None:
+        if self.frame is not None:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            partial = self.directory / ".predictions.parquet.part"
+            self.frame.write_parquet(partial)
+            partial.replace(self.directory / "predictions.parquet")
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.part")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

@@ -1,0 +1,145 @@
+"""Base data module: prepared directory in, resumable loaders out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningDataModule
+
+from domains.common.errors import ConfigError, PreparedDataError
+from domains.common.loader import Batch, BatchLoader, BlockStore
+
+FORMAT = "heptad/1"
+
+
+def read_card(root: Path, domain: str) -> dict[str, Any]:
+    """Read and check `dataset.json` of a prepared directory.
+
+    Raises:
+        PreparedDataError: the file is missing, is no JSON, or belongs to another domain or format.
+    """
+    path = root / "dataset.json"
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise PreparedDataError(
+            f"{path}: not found; make it with `heptad {domain} prep DATASET --raw PATH --out {root}`"
+        ) from None
+    except (ValueError, OSError) as error:
+        raise PreparedDataError(f"{path}: cannot be read ({error}); prepare the data again") from None
+    if card.get("format") != FORMAT or card.get("domain") != domain:
+        raise PreparedDataError(
+            f"{path}: format {card.get('format')!r} of domain {card.get('domain')!r}, need {FORMAT!r} of {domain!r};"
+            " prepare the data with this version"
+        )
+    return dict(card)
+
+
+class HeptadData(LightningDataModule):
+    """Loaders whose order is f(seed, epoch), equal under any number of processes, resumable inside an epoch.
+
+    A subclass implements `store(split)`, and `collate_for(store)` where rows are not yet what the model takes.
+
+    Args:
+        root: prepared directory.
+        batch_size: rows of a global batch over all processes.
+        seed: seed of the order.
+        pool_rows: rows gathered before they are permuted; two such pools are held in memory.
+        drop_last: leave the incomplete last batch of an epoch out of training.
+    """
+
+    domain = ""
+
+    def __init__(self, root: str, batch_size: int, seed: int, pool_rows: int, *, drop_last: bool) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ConfigError(f"data.batch_size is {batch_size}; it must be at least 1")
+        self.root = Path(root)
+        self.batch_size, self.seed, self.pool_rows, self.drop_last = batch_size, seed, pool_rows, drop_last
+        self._resume: dict[str, Any] = {}
+
+    def store(self, split: str) -> BlockStore:
+        """Blocks of one split (`train`, `valid`, `test`, `predict`)."""
+        raise NotImplementedError(f"{type(self).__name__} must say where the rows of split {split!r} are")
+
+    def collate_for(self, store: Any) -> Callable[[Batch], Batch] | None:
+        """Make what turns gathered rows into what the model takes; by default they stay as they are."""
+        del store
+        return None
+
+    def loader(self, split: str, *, training: bool = False) -> BatchLoader:
+        """Make the loader of a split for this process."""
+        store = self.store(split)
+        rows = sum(store.sizes)
+        if rows == 0:
+            raise PreparedDataError(f"{self.root}: split {split!r} has no rows; prepare it with other ratios")
+        if training and self.drop_last and rows < self.batch_size:
+            raise ConfigError(
+                f"data.batch_size {self.batch_size} exceeds the {rows} training rows and drop_last leaves none;"
+                " lower it or set data.drop_last false"
+            )
+        trainer = self.trainer
+        return BatchLoader(
+            store,
+            self.batch_size,
+            collate=self.collate_for(store),
+            seed=self.seed,
+            shuffle=training,
+            drop_last=training and self.drop_last,
+            pool_rows=self.pool_rows,
+            rank=0 if trainer is None else trainer.global_rank,
+            world=1 if trainer is None else trainer.world_size,
+            skip=self._skip() if training else 0,
+        )
+
+    def train_dataloader(self) -> BatchLoader:
+        """Shuffled training batches."""
+        return self.loader("train", training=True)
+
+    def val_dataloader(self) -> BatchLoader:
+        """Validation batches in order."""
+        return self.loader("valid")
+
+    def test_dataloader(self) -> BatchLoader:
+        """Test batches in order."""
+        return self.loader("test")
+
+    def predict_dataloader(self) -> BatchLoader:
+        """Batches to predict, in order."""
+        return self.loader("predict")
+
+    def _order(self) -> dict[str, Any]:
+        return {
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "pool_rows": self.pool_rows,
+            "drop_last": self.drop_last,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Say how far the epoch is; Lightning stores it in every checkpoint."""
+        if self.trainer is None:
+            return {}
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        # the loader's own count would be ahead of the model's by what is prefetched
+        done = 0 if progress.is_last_batch else progress.current.processed
+        return {**self._order(), "batches": done}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember where to continue; Lightning calls it before the loaders are made."""
+        self._resume = dict(state_dict)
+
+    def _skip(self) -> int:
+        batches = int(self._resume.get("batches", 0))
+        if batches:
+            for name, value in self._order().items():
+                if self._resume.get(name) != value:
+                    raise ConfigError(
+                        f"the checkpoint stops inside an epoch run with data.{name}={self._resume.get(name)}, now it is"
+                        f" {value}; keep it, or start from the weights alone with --init_from"
+                    )
+        self._resume = {}
+        return batches

@@ -1,0 +1,62 @@
+"""Pictures for reports, drawn without any global state of the plotting library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+BLUE, ORANGE, GREY = "#2f6db3", "#d9822b", "#8a94a3"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with its heading and a sentence that says how to read it."""
+
+    title: str
+    caption: str
+    figure: Figure
+
+
+def axes(width: float = 6.0, height: float = 4.2) -> tuple[Figure, Axes]:
+    """Make a figure with one pair of axes; inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    panel = figure.add_subplot()
+    panel.spines[["top", "right"]].set_visible(False)
+    return figure, panel
+
+
+def heat_map(values: NDArray[Any], names: Sequence[str], *, label: str) -> Figure:
+    """Draw a square matrix with named rows and columns.
+
+    Shape:
+        values (M, M), names M.
+    """
+    size = max(4.0, 0.24 * len(names) + 2.0)
+    figure, panel = axes(size + 0.8, size)
+    image = panel.imshow(values, cmap="viridis", vmin=0.0, vmax=max(float(np.max(values)), 1e-12))
+    panel.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+    panel.set_yticks(range(len(names)), names, fontsize=8)
+    panel.spines[:].set_visible(False)
+    figure.colorbar(image, ax=panel, label=label, shrink=0.8)
+    return figure
+
+
+def bars(values: Sequence[float], names: Sequence[str], *, label: str, errors: NDArray[Any] | None = None) -> Figure:
+    """Draw horizontal bars, first on top.
+
+    Shape:
+        values and names n; errors (2, n) distances to the lower and upper bound.
+    """
+    figure, panel = axes(6.0, max(2.0, 0.26 * len(names) + 1.0))
+    panel.barh(range(len(names)), values, color=BLUE, xerr=errors, ecolor=GREY)
+    panel.set_yticks(range(len(names)), names, fontsize=8)
+    panel.invert_yaxis()
+    panel.axvline(0.0, color=GREY, linewidth=0.8)
+    panel.set_xlabel(label)
+    return figure

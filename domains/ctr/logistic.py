@@ -1,0 +1,37 @@
+"""Logistic regression on the fields: the baseline of every click model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from domains.common.hub import plain
+from domains.ctr.fields import FieldLayout
+from domains.ctr.table import EmbeddingTable
+
+
+class LogisticRegression(nn.Module):
+    """One weight per category and per number, and a bias (the LR row of Song et al., 2019, table 2).
+
+    Args:
+        fields: the fields as `dataset.json` lists them.
+        sparse: whether the table's gradient holds touched rows only.
+
+    Shape:
+        ids (B, S) int, values (B, S) float32, slot_field ignored (a bag is a sum) -> logits (B,) float32.
+    """
+
+    def __init__(self, fields: Sequence[Mapping[str, Any]], sparse: bool = False) -> None:
+        super().__init__()
+        self.arguments = {"fields": plain(fields), "sparse": sparse}
+        self.layout = FieldLayout(fields)
+        self.table = EmbeddingTable(self.layout.rows, 1, sparse=sparse)
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, ids: Tensor, values: Tensor, slot_field: Tensor | None = None) -> Tensor:
+        """Return logits (B,)."""
+        del slot_field
+        return (self.table(ids).squeeze(-1) * values).sum(dim=1) + self.bias

@@ -1,0 +1,239 @@
+"""Training of click models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import polars as pl
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import MeanMetric
+from torchmetrics.classification import BinaryAUROC
+
+from domains.common.intervals import Estimate
+from domains.common.loader import Batch
+from domains.common.module import HeptadModule
+from domains.common.optim import AdamForm, LazyAdam
+from domains.ctr.autoint import AutoInt, Variant
+from domains.ctr.evaluation import evaluate_clicks
+from domains.ctr.logistic import LogisticRegression
+from domains.ctr.losses import click_loss, l2_penalty
+from domains.ctr.table import EmbeddingTable
+
+TableUpdate = Literal["lazy", "dense"]
+
+
+class ClickModule(HeptadModule):
+    """Binary cross entropy, Adam, AUC and log loss; a subclass builds the network.
+
+    Args:
+        lr: learning rate.
+        table_update: `lazy` updates the table rows that a batch touches (fast, an approximation, see `LazyAdam`);
+            `dense` updates all rows in every step, as the official program does.
+        adam: where Adam's eps stands, see `LazyAdam`; `tensorflow` is the official program's.
+        table_l2: L2 coefficient of the embedding tables: of whole tables if dense, of the touched rows if lazy.
+        deep_l2: L2 coefficient of the kernels of the feed-forward net (official `l2_reg`).
+        lr_patience: validations without a better AUC after which the learning rate is divided by ten; None: never.
+        seed: of dropout.
+        compile: compile what lies behind the table (needs a C++ compiler).
+    """
+
+    def __init__(
+        self,
+        lr: float,
+        table_update: TableUpdate,
+        adam: AdamForm,
+        table_l2: float,
+        deep_l2: float,
+        lr_patience: int | None,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.lr, self.table_update, self.adam = lr, table_update, adam
+        self.table_l2, self.deep_l2, self.lr_patience = table_l2, deep_l2, lr_patience
+        self.seed = seed
+        self.val_auc, self.val_log_loss = BinaryAUROC(), MeanMetric()
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits (B,) of a batch."""
+        logits: Tensor = self.net(batch["ids"], batch["values"], batch.get("slot_field"))
+        return logits
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """Loss of a batch; processes weigh by their share of the global batch."""
+        loss = click_loss(self(batch), batch["label"])
+        share = len(batch["label"]) * self.trainer.world_size / batch["global_size"]
+        loss = torch.nan_to_num(loss) * share  # a process without a row of the last batch adds nothing
+        self.log("train/loss", loss, on_step=True, batch_size=len(batch["label"]), sync_dist=True)
+        return loss + self.penalty()
+
+    def penalty(self) -> Tensor | float:
+        """L2 terms that belong to the loss (those of lazily updated tables belong to the optimiser)."""
+        total: Tensor | float = 0.0
+        if self.table_update == "dense":
+            total = l2_penalty([table.weight for table in self.tables()], self.table_l2)
+        if isinstance(self.net, AutoInt) and self.net.deep is not None:
+            total = total + l2_penalty(self.net.deep.kernels(), self.deep_l2)
+        return total
+
+    def tables(self) -> list[EmbeddingTable]:
+        """All embedding tables of the network."""
+        return [module for module in self.net.modules() if isinstance(module, EmbeddingTable)]
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        """Collect AUC and log loss."""
+        if not len(batch["label"]):
+            return
+        logits = self(batch)
+        losses = nn.functional.binary_cross_entropy_with_logits(logits, batch["label"], reduction="none")
+        self.val_auc.update(logits.sigmoid(), batch["label"].long())
+        self.val_log_loss.update(losses)
+        self.log("val/auc", self.val_auc, prog_bar=True)
+        self.log("val/log_loss", self.val_log_loss, prog_bar=True)
+
+    def predict_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
+        """Probability of a click for each row."""
+        kept = {name: batch[name] for name in ("row", "label", "group") if name in batch}
+        return {**kept, "probability": self(batch).sigmoid().float()}
+
+    def test_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
+        """As `predict_step`; metrics are computed over the whole table at the end."""
+        return self.predict_step(batch, index)
+
+    def evaluate(self, predictions: pl.DataFrame, *, replicates: int, seed: int) -> dict[str, Estimate]:
+        """See `evaluate_clicks`."""
+        return evaluate_clicks(predictions, replicates=replicates, seed=seed)
+
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        """Two rows of the fields' first ids, without bags."""
+        layout = self.net.layout
+        ids = torch.tensor(layout.offsets).expand(2, -1).contiguous()
+        return ids, torch.ones(ids.shape), torch.arange(len(layout))
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Adam over everything; the tables in a group of their own."""
+        tables = [table.weight for table in self.tables()]
+        others = [p for p in self.net.parameters() if all(p is not table for table in tables)]
+        optimizer: Optimizer
+        if self.table_update == "dense" and self.adam == "torch":
+            optimizer = Adam([{"params": others}, {"params": tables}], lr=self.lr, fused=True)
+        else:
+            decay = self.table_l2 if self.table_update == "lazy" else 0.0
+            groups: list[dict[str, Any]] = [{"params": others}, {"params": tables, "weight_decay": decay}]
+            optimizer = LazyAdam(groups, lr=self.lr, form=self.adam)
+        if self.lr_patience is None:
+            return optimizer
+        schedule = ReduceLROnPlateau(optimizer, mode="max", factor=0.1, patience=self.lr_patience, min_lr=1e-6)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val/auc"}}
+
+
+class AutoIntModule(ClickModule):
+    """AutoInt and, with `deep` layers, AutoInt+ (Song et al., 2019, arXiv 1810.11921).
+
+    Args:
+        fields: taken from the data.
+        dim: embedding size.
+        depth: interacting layers.
+        width: width of each interacting layer, or one number per layer.
+        heads: attention heads.
+        variant: whose reading of the maths: official, paper, fuxictr, deepctr_torch or recbole.
+        deep: widths of the feed-forward net; empty for AutoInt, e.g. [400, 400] for AutoInt+.
+        deep_batch_norm: batch normalisation in it.
+        wide: linear term; default as the variant has it.
+        residual: residual maps in the interacting layers.
+        scaled: scores scaled by 1 / sqrt(head size); default as the variant has it.
+        layer_norm: layer normalisation; default as the variant has it.
+        dropout: probability of dropping an attention weight.
+        embedding_dropout: probability of dropping an element of the embeddings.
+        deep_dropout: probability of dropping an activation of the feed-forward net.
+        lr: learning rate.
+        table_update: `lazy` updates the table rows that a batch touches (fast, an approximation); `dense` all rows.
+        adam: where Adam's eps stands; `tensorflow` is the official program's.
+        table_l2: L2 coefficient of the embedding tables: of whole tables if dense, of the touched rows if lazy.
+        deep_l2: L2 coefficient of the kernels of the feed-forward net.
+        lr_patience: validations without a better AUC after which the learning rate is divided by ten; none: never.
+        seed: of dropout.
+        compile: compile the network behind the tables (needs a C++ compiler; slower start, faster steps).
+    """
+
+    def __init__(
+        self,
+        fields: list[dict[str, Any]],
+        dim: int = 16,
+        depth: int = 3,
+        width: int | list[int] = 64,
+        heads: int = 2,
+        variant: Variant = "official",
+        deep: Sequence[int] = (),
+        deep_batch_norm: bool = False,
+        wide: bool | None = None,
+        residual: bool = True,
+        scaled: bool | None = None,
+        layer_norm: bool | None = None,
+        dropout: float = 0.0,
+        embedding_dropout: float = 0.0,
+        deep_dropout: float = 0.0,
+        lr: float = 1e-3,
+        table_update: TableUpdate = "lazy",
+        adam: AdamForm = "torch",
+        table_l2: float = 0.0,
+        deep_l2: float = 0.0,
+        lr_patience: int | None = None,
+        seed: int = 0,
+        compile: bool = False,
+    ) -> None:
+        super().__init__(lr, table_update, adam, table_l2, deep_l2, lr_patience, seed)
+        deep = list(deep)
+        self.save_hyperparameters()
+        self.net = AutoInt(
+            fields,
+            dim=dim,
+            depth=depth,
+            width=width,
+            heads=heads,
+            variant=variant,
+            deep=deep,
+            deep_batch_norm=deep_batch_norm,
+            wide=wide,
+            residual=residual,
+            scaled=scaled,
+            layer_norm=layer_norm,
+            dropout=dropout,
+            embedding_dropout=embedding_dropout,
+            deep_dropout=deep_dropout,
+            sparse=table_update == "lazy",
+        )
+        if compile:
+            self.net.compile_interaction()
+
+
+class LogisticRegressionModule(ClickModule):
+    """Logistic regression on the same data, as the baseline.
+
+    Args:
+        fields: taken from the data.
+        lr: learning rate.
+        table_update: `lazy` updates the weights that a batch touches; `dense` all of them.
+        adam: where Adam's eps stands.
+        table_l2: L2 coefficient of the weights: of all if dense, of the touched ones if lazy.
+        lr_patience: validations without a better AUC after which the learning rate is divided by ten; none: never.
+        seed: of the run.
+    """
+
+    def __init__(
+        self,
+        fields: list[dict[str, Any]],
+        lr: float = 1e-3,
+        table_update: TableUpdate = "lazy",
+        adam: AdamForm = "torch",
+        table_l2: float = 0.0,
+        lr_patience: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(lr, table_update, adam, table_l2, 0.0, lr_patience, seed)
+        self.save_hyperparameters()
+        self.net = LogisticRegression(fields, sparse=table_update == "lazy")
