@@ -97,16 +97,17 @@ def translate_os_errors(path: Path) -> Iterator[None]:
         yield
     except PrepError:
         raise
-    except OSError as error:
-        where = Path(error.filename) if isinstance(error.filename, str) else path
-        # Libraries written in Rust or C++ keep the errno only in their text.
-        if error.errno in _FULL or "No space left" in str(error) or "os error 28" in str(error):
+    except Exception as error:
+        named = getattr(error, "filename", None)
+        where = Path(named) if isinstance(named, str) else path
+        # Libraries written in Rust or C++ raise errors of their own, and keep the system's only in the text.
+        if getattr(error, "errno", None) in _FULL or "No space left on device" in str(error):
             raise DiskFullError(
                 f"{where}: the disk is full (or a quota is used up); free some space and run the same command again: "
                 "finished work is kept"
             ) from error
         if isinstance(error, FileNotFoundError):
-            raise DatasetNotFoundError(
-                f"{where}: the file is not there (any more); restore it and run again"
-            ) from error
-        raise PrepError(f"{where}: {error.strerror or error}; check the disk and the permissions") from error
+            raise DatasetNotFoundError(f"{where}: the file is not there any more; restore it and run again") from error
+        if isinstance(error, OSError):
+            raise PrepError(f"{where}: {error.strerror or error}; check the disk and the permissions") from error
+        raise

@@ -235,7 +235,7 @@ def _all_lines(paths: tuple[Path, ...]) -> Iterator[str]:
 
 def _lines(path: Path) -> Iterator[str]:
     try:
-        with open_binary(path) as stream:
-            yield from io.TextIOWrapper(stream, encoding="utf-8")
+        with open_binary(path) as stream, io.TextIOWrapper(stream, encoding="utf-8") as text:
+            yield from text
     except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise CorruptRecordError(path, "a line", f"cannot be read ({error}); fetch the file again") from error
