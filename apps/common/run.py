@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ BEST, LAST = "checkpoints/best.ckpt", "checkpoints/last.ckpt"
 
 def main(domain: Domain, command: str, options: Sequence[str]) -> None:
     """Run one verb of the trainer."""
+    # Lightning advertises other products at this level; warnings stay
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     asks_help = "--help" in options or "-h" in options
     words = resolve_configs(domain, options) if command == "fit" or asks_help else from_run(domain, options)
     build(domain, command, words)
@@ -111,7 +114,8 @@ class HeptadCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Check paths, encode raw data, and collect the callbacks of the run."""
         config = self.config[self.verb]
-        self.run_directory = Path(config.run)
+        # what is predicted must not take the place of what was tested
+        self.run_directory = Path(config.run) / "predict" if self.verb == "predict" else Path(config.run)
         for path in (config.ckpt_path, config.init_from):
             if path is not None:
                 local_path(path)

@@ -207,7 +207,7 @@ class AutoInt(nn.Module):
         x = self.embedding_dropout(embeddings)
         if len(self.attended) < len(self.layout):
             x = x[:, self.attended]
-        logits = x.new_zeros(len(x))
+        logits = x.new_zeros(x.shape[0])
         if self.output is not None:
             logits = logits + self.output(self.interact(x).flatten(1)).squeeze(1)  # eq. 9
         if self.deep is not None:
@@ -298,8 +298,8 @@ def _lookup(table: EmbeddingTable, bags: Tensor, ids: Tensor, values: Tensor, sl
     if slot_field is None:
         looked: Tensor = table(ids) * values[..., None]
         return looked
-    totals = values.new_zeros(len(values), len(bags)).index_add(1, slot_field, values)  # (B, M)
+    totals = values.new_zeros(values.shape[0], bags.shape[0]).index_add(1, slot_field, values)  # (B, M)
     # a bag is a weighted mean (eq. 4), an empty one the zero vector; other fields keep their value
     divisors = torch.where(bags & (totals != 0), totals, torch.ones_like(totals))
     weighted = table(ids) * (values / divisors[:, slot_field])[..., None]  # (B, S, d)
-    return weighted.new_zeros(len(ids), len(bags), weighted.shape[-1]).index_add(1, slot_field, weighted)
+    return weighted.new_zeros(ids.shape[0], bags.shape[0], weighted.shape[-1]).index_add(1, slot_field, weighted)

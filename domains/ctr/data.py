@@ -87,7 +87,7 @@ class ClickStore:
         if "label" in frame.columns:
             batch["label"] = torch.from_numpy(frame["label"].to_numpy().astype(np.float32))
         if "group" in frame.columns:
-            batch["group"] = torch.from_numpy(frame["group"].to_numpy().view(np.int64))
+            batch["group"] = torch.from_numpy(frame["group"].to_numpy().astype(np.int64))
         return batch
 
 

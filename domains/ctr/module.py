@@ -109,10 +109,11 @@ class ClickModule(HeptadModule):
         return evaluate_clicks(predictions, replicates=replicates, seed=seed)
 
     def example_inputs(self) -> tuple[Tensor, ...]:
-        """Two rows of the fields' first ids, without bags."""
+        """Two rows of the fields' first ids; a bag has one slot, as the exported program then has."""
         layout = self.net.layout
         ids = torch.tensor(layout.offsets).expand(2, -1).contiguous()
-        return ids, torch.ones(ids.shape), torch.arange(len(layout))
+        inputs = (ids, torch.ones(ids.shape))
+        return (*inputs, torch.arange(len(layout))) if layout.of_kind("multi") else inputs
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam over everything; the tables in a group of their own."""
