@@ -73,7 +73,7 @@ def apply(
         digests = digest(run, job, planned)
         rejects, count, total = collect_rejects(run, planned, digests, max_rejects)
         scales = {name: (float(shift), float(factor)) for name, (shift, factor) in saved["scales"].items()}
-        encoding = Encoding(schema.fields, vocabulary, int(saved["hash_buckets"]), scales, labelled)
+        encoding = Encoding(schema.fields, vocabulary, int(saved["hash_buckets"]), None, scales, labelled)
         encoded = encode(run, encoding, digests)
         described = _describe(manifest, job, planned, command, labelled) | {
             "fields": _merge_fields(

@@ -215,12 +215,23 @@ def dictionary(column: pl.Series) -> tuple[npt.NDArray[np.int32], pa.Array]:
     Shape:
         column (N,) String -> codes (N,) int32, tokens (K,).
     """
-    # Chunk by chunk: joining the chunks first would copy every string once more.
-    pieces = column.to_frame().to_arrow(compat_level=pl.CompatLevel.oldest()).column(0).dictionary_encode().chunks
+    # The chunks of the column stay as they are: joining them would copy every string once more.
+    codes, tokens = encode_dictionary(column.to_frame().to_arrow(compat_level=pl.CompatLevel.oldest()).column(0))
+    return codes + np.int32(1), tokens
+
+
+def encode_dictionary(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], pa.Array]:
+    """Codes in order of first appearance, -1 = null, and the distinct values.
+
+    Shape:
+        column (N,) -> codes (N,) int32, values (K,).
+    """
+    pieces = column.dictionary_encode().chunks
     if not pieces:
-        return np.zeros(0, dtype=np.int32), pa.array([], pa.large_string())
+        return np.zeros(0, dtype=np.int32), pa.array([], column.type)
     indices = [piece.indices.fill_null(-1).to_numpy(zero_copy_only=False) for piece in pieces]
-    return np.concatenate(indices) + np.int32(1), pieces[-1].dictionary
+    # The dictionary grows from piece to piece: the last one is whole.
+    return np.concatenate(indices), pieces[-1].dictionary
 
 
 def token_hashes(tokens: pa.Array, seed: int = 0) -> npt.NDArray[np.uint64]:

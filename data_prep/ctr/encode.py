@@ -13,7 +13,7 @@ import polars as pl
 from data_prep.common.splits import SPLITS
 from data_prep.ctr.digest import token_hashes
 from data_prep.ctr.schema import Field
-from data_prep.ctr.vocabulary import FIRST, UNKNOWN, load_vocabulary, lookup, read_tokens
+from data_prep.ctr.vocabulary import FIRST, MISSING, UNKNOWN, entry_ids, load_vocabulary, lookup, read_tokens
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,9 @@ class Encoding:
 
     Args:
         fields: all fields, in order.
-        vocabulary: path of `vocabulary.parquet`.
+        vocabulary: path of `vocabulary.parquet`; beside it are the ids that `write_vocabulary` made.
         buckets: number of hash buckets; 0: ids by the vocabulary.
+        slices: per field with tokens, where the merge left its slices; None: look tokens up in the vocabulary.
         scales: field -> (shift, factor) of min_max and standardise: (x - shift) * factor.
         labelled: parts have a label column.
     """
@@ -31,20 +32,18 @@ class Encoding:
     fields: tuple[Field, ...]
     vocabulary: Path
     buckets: int
+    slices: tuple[tuple[tuple[Path, int], ...], ...] | None
     scales: dict[str, tuple[float, float]]
     labelled: bool
 
 
-def encode_chunk(encoding: Encoding, digest: Path, folder: Path) -> dict[str, Any]:
+def encode_chunk(encoding: Encoding, digest: Path, chunk: int, folder: Path) -> dict[str, Any]:
     """Write `train.parquet`, `valid.parquet`, `test.parquet` of one chunk, those which have rows.
 
     Returns:
         Rows per split, and how often each field is unknown.
     """
     rows = pl.read_ipc(digest / "rows.arrow")
-    tokens = read_tokens(digest)
-    offsets = np.load(digest / "offsets.npy")
-    vocabulary = {} if encoding.buckets else load_vocabulary(encoding.vocabulary)
     columns: list[pl.Series] = [rows["row"]]
     columns += [rows["label"]] if encoding.labelled else []
     columns += [rows["group"]] if "group" in rows.columns else []
@@ -54,14 +53,8 @@ def encode_chunk(encoding: Encoding, digest: Path, folder: Path) -> dict[str, An
         if item.kind == "numerical":
             columns.append(_scale(rows[item.name], encoding.scales.get(item.name)))
             continue
-        own = tokens.slice(int(offsets[position, 0]), int(offsets[position, -1] - offsets[position, 0]))["token"]
+        ids = np.concatenate([[np.uint32(MISSING)], _dictionary_ids(encoding, item, position, digest, chunk)])
         position += 1
-        ids = np.zeros(len(own) + 1, dtype=np.uint32)
-        if encoding.buckets:
-            merged = own.combine_chunks()
-            ids[1:] = token_hashes(merged) % np.uint64(encoding.buckets) + np.uint64(FIRST)
-        else:
-            ids[1:] = lookup(pl.Series(own), vocabulary.get(item.name)) if len(own) else 0
         column, unknown[item.name] = _gather(rows[item.name], ids, multi=item.kind == "multi")
         columns.append(column)
     split = rows["__split__"]
@@ -75,6 +68,18 @@ def encode_chunk(encoding: Encoding, digest: Path, folder: Path) -> dict[str, An
                 folder / f"{name}.parquet", compression="lz4", statistics=False, row_group_size=1 << 17
             )
     return {"rows": counts, "unknown": unknown}
+
+
+def _dictionary_ids(encoding: Encoding, item: Field, position: int, digest: Path, chunk: int) -> npt.NDArray[np.uint32]:
+    """Ids of the entries of the chunk's own dictionary."""
+    if encoding.slices is not None and not encoding.buckets:
+        return entry_ids(encoding.slices[position], encoding.vocabulary.parent, position, chunk)
+    low, *_, high = np.load(digest / "offsets.npy")[position].tolist()
+    tokens = read_tokens(digest).slice(low, high - low)["token"]
+    if encoding.buckets:
+        hashes = token_hashes(tokens.combine_chunks())
+        return (hashes % np.uint64(encoding.buckets) + np.uint64(FIRST)).astype(np.uint32)
+    return lookup(pl.Series(tokens, dtype=pl.String), load_vocabulary(encoding.vocabulary).get(item.name))
 
 
 def _scale(column: pl.Series, scale: tuple[float, float] | None) -> pl.Series:

@@ -205,7 +205,7 @@ def collect_rejects(run: Run, planned: Plan, digests: list[Done], max_rejects: f
 def encode(run: Run, encoding: Encoding, digests: list[Done]) -> list[Done]:
     """Write the parts of every chunk."""
     return run.stage(
-        "write", [Task(f"{i:05d}", encode_chunk, (encoding, done.folder)) for i, done in enumerate(digests)]
+        "write", [Task(f"{i:05d}", encode_chunk, (encoding, done.folder, i)) for i, done in enumerate(digests)]
     )
 
 

@@ -34,6 +34,7 @@ from data_prep.ctr.schema import Dataset, Schema, Sources
 from data_prep.ctr.vocabulary import merge_slices, plan_merge, write_vocabulary
 
 SPLIT_KINDS = ("random", "time", "user", "file", "column")
+Slices = tuple[tuple[tuple[Path, int], ...], ...]
 _FILE_NAMES = ((r"train", 0), (r"valid|val|dev", 1), (r"test", 2))
 
 
@@ -135,12 +136,12 @@ def _prepare(
     digests = digest(run, job, planned)
     rejects, reject_count, total = collect_rejects(run, planned, digests, max_rejects)
     _check_labels(job, digests, found)
-    vocabulary, sizes = _merge(run, job, digests, hashed=bool(buckets))
+    vocabulary, sizes, slices = _merge(run, job, digests, hashed=bool(buckets))
     statistics = summarise(job, digests)
     scales = {
         item.name: scale for item in job.schema.fields if (scale := scale_of(item, statistics[item.name])) is not None
     }
-    encoded = encode(run, Encoding(job.schema.fields, vocabulary, buckets, scales, labelled=True), digests)
+    encoded = encode(run, Encoding(job.schema.fields, vocabulary, buckets, slices, scales, labelled=True), digests)
     manifest = _manifest(job, planned, command, digests, encoded) | {
         "fields": describe_fields(job, digests, encoded, sizes, buckets),
         "rejects": {"count": reject_count, "share": reject_count / max(total, 1)},
@@ -202,18 +203,19 @@ def _manifest(
     }
 
 
-def _merge(run: Run, job: Job, digests: list[Done], *, hashed: bool) -> tuple[Path, dict[str, int]]:
+def _merge(run: Run, job: Job, digests: list[Done], *, hashed: bool) -> tuple[Path, dict[str, int], Slices]:
+    """Vocabulary file, number of own ids per field, and where the slices of each field are."""
     fields = [item for item in job.schema.fields if item.kind != "numerical"]
-    slices = plan_merge([done.info["entries"] for done in digests], fields) if fields and not hashed else []
+    groups = plan_merge([done.info["entries"] for done in digests], fields) if fields and not hashed else []
     folders = tuple(done.folder for done in digests)
-    merged = run.stage("merge", [Task(f"{i:05d}", merge_slices, (group, folders)) for i, group in enumerate(slices)])
-    kept: list[list[Path]] = [[] for _ in fields]
-    for group, done in zip(slices, merged, strict=True):
+    merged = run.stage("merge", [Task(f"{i:05d}", merge_slices, (group, folders)) for i, group in enumerate(groups)])
+    slices: list[list[tuple[Path, int]]] = [[] for _ in fields]
+    for group, done in zip(groups, merged, strict=True):
         for number, piece in enumerate(group):
-            kept[piece.field].append(done.folder / f"kept-{number:03d}.parquet")
-    task = Task("vocabulary", write_vocabulary, (tuple(fields), tuple(tuple(files) for files in kept), hashed))
-    done = run.stage("sort", [task])[0]
-    return done.folder / "vocabulary.parquet", dict(done.info["sizes"])
+            slices[piece.field].append((done.folder, number))
+    frozen = tuple(tuple(items) for items in slices)
+    done = run.stage("sort", [Task("vocabulary", write_vocabulary, (tuple(fields), frozen))])[0]
+    return done.folder / "vocabulary.parquet", dict(done.info["sizes"]), frozen
 
 
 def _check_labels(job: Job, digests: list[Done], found: Sources) -> None:

@@ -6,7 +6,7 @@ Ids go by (count descending, token ascending), so that they do not depend on the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -19,7 +19,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.ctr.digest import BUCKETS
+from data_prep.ctr.digest import BUCKETS, encode_dictionary
 from data_prep.ctr.schema import Field
 
 MISSING, UNKNOWN, FIRST = 0, 1, 2  # ids; own ids begin at FIRST
@@ -67,20 +67,27 @@ def plan_merge(entries: Sequence[Sequence[int]], fields: Sequence[Field]) -> lis
 
 
 def merge_slices(slices: tuple[Slice, ...], digests: tuple[Path, ...], folder: Path) -> dict[str, Any]:
-    """Add up the counts of some slices over all chunks and keep the frequent tokens: `kept-NNN.parquet` per slice."""
-    distinct = []
+    """Add up the counts of some slices over all chunks and keep the frequent tokens.
+
+    Per slice: `kept-NNN.parquet`, the kept tokens with their counts; `entries-NNN.npy`, for each dictionary entry of
+    each chunk its place among the kept, or their number for a rare token; `bounds-NNN.npy`, where each chunk's entries
+    begin. The place saves a second search for the token when rows are written.
+    """
     for number, piece in enumerate(slices):
-        parts = [part for digest in digests if (part := _read_slice(digest, piece)).num_rows]
-        table = (
-            pl.DataFrame(pa.concat_tables(parts))
-            if parts
-            else pl.DataFrame(schema={"token": pl.String, "count": pl.UInt32})
+        parts = [_read_slice(digest, piece) for digest in digests]
+        bounds = np.cumsum([0, *[part.num_rows for part in parts]])
+        table = pa.concat_tables(parts)
+        codes, tokens = encode_dictionary(table["token"])
+        totals = np.bincount(codes, weights=table["count"].to_numpy(), minlength=len(tokens)).astype(np.uint64)
+        kept = totals >= max(piece.min_count, 1)
+        places = np.where(kept, np.cumsum(kept) - 1, np.count_nonzero(kept)).astype(np.uint32)
+        frame = pl.DataFrame(
+            {"token": pl.Series(tokens.filter(pa.array(kept)), dtype=pl.String), "count": totals[kept]}
         )
-        counts = table.filter(pl.col("count") > 0).group_by("token").agg(pl.col("count").cast(pl.UInt64).sum())
-        kept = counts.filter(pl.col("count") >= piece.min_count).sort("token")
-        kept.write_parquet(folder / f"kept-{number:03d}.parquet", compression="lz4", statistics=False)
-        distinct.append(counts.height)
-    return {"distinct": distinct}
+        frame.write_parquet(folder / f"kept-{number:03d}.parquet", compression="lz4", statistics=False)
+        np.save(folder / f"entries-{number:03d}.npy", places[codes])
+        np.save(folder / f"bounds-{number:03d}.npy", bounds.astype(np.int64))
+    return {"slices": len(slices)}
 
 
 def _read_slice(digest: Path, piece: Slice) -> pa.Table:
@@ -96,14 +103,16 @@ def read_tokens(digest: Path) -> pa.Table:
 
 
 def write_vocabulary(
-    fields: Sequence[Field], kept: Sequence[tuple[Path, ...]], hashed: bool, folder: Path
+    fields: Sequence[Field], pieces: Sequence[tuple[tuple[Path, int], ...]], folder: Path
 ) -> dict[str, Any]:
-    """Sort what the merge kept and hand out ids: `vocabulary.parquet`, one row group or more per field.
+    """Sort what the merge kept and hand out ids.
+
+    `vocabulary.parquet` has a row group or more per field; `ids-FF-NNN.npy` holds the id of each kept token of slice
+    NNN of field FF, and UNKNOWN behind the last.
 
     Args:
         fields: the fields with tokens.
-        kept: the files of each field.
-        hashed: ids come from a hash; the vocabulary stays empty.
+        pieces: per field, the folder of the merge task and the number in it of each of its slices.
         folder: where to write.
 
     Returns:
@@ -114,17 +123,51 @@ def write_vocabulary(
     with pq.ParquetWriter(
         folder / "vocabulary.parquet", schema, compression="zstd", use_dictionary=["field"]
     ) as writer:
-        for item, files in zip(fields, kept, strict=True):
-            table = pl.concat([pl.read_parquet(path) for path in files]) if files and not hashed else None
-            sizes[item.name] = 0 if table is None else table.height
-            if table is None or not table.height:
+        for index, (item, slices) in enumerate(zip(fields, pieces, strict=True)):
+            parts = [pl.read_parquet(task / f"kept-{number:03d}.parquet", memory_map=False) for task, number in slices]
+            sizes[item.name] = sum(part.height for part in parts)
+            if not parts:
                 continue
-            table = table.sort(["count", "token"], descending=[True, False]).with_row_index("id", offset=FIRST)
+            table = pl.concat(parts).with_row_index("place").sort(["count", "token"], descending=[True, False])
+            table = table.with_row_index("id", offset=FIRST)
+            ids = np.empty(table.height, dtype=np.uint32)
+            ids[table["place"].to_numpy()] = table["id"].to_numpy()
+            start = 0
+            for number, part in enumerate(parts):
+                own = ids[start : start + part.height]
+                np.save(folder / id_file(index, number), np.append(own, np.uint32(UNKNOWN)))
+                start += part.height
             table = table.select(pl.lit(item.name).alias("field"), "id", "token", "count")
-            writer.write_table(
-                table.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(schema), row_group_size=1 << 20
-            )
+            if table.height:
+                writer.write_table(
+                    table.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(schema), row_group_size=1 << 20
+                )
     return {"sizes": sizes}
+
+
+def id_file(field: int, number: int) -> str:
+    """Name of the file with the ids of one slice of one field."""
+    return f"ids-{field:02d}-{number:03d}.npy"
+
+
+def entry_ids(slices: tuple[tuple[Path, int], ...], sorted_ids: Path, field: int, chunk: int) -> npt.NDArray[np.uint32]:
+    """Ids of the dictionary entries of one chunk, in the dictionary's order.
+
+    Args:
+        slices: as in `write_vocabulary`, of one field.
+        sorted_ids: folder of `write_vocabulary`.
+        field: index among the fields with tokens.
+        chunk: index of the chunk.
+
+    Shape:
+        -> (K,) uint32.
+    """
+    found = [np.zeros(0, dtype=np.uint32)]
+    for number, (task, position) in enumerate(slices):
+        low, high = np.load(task / f"bounds-{position:03d}.npy")[chunk : chunk + 2]
+        places = np.load(task / f"entries-{position:03d}.npy", mmap_mode="r")[low:high]
+        found.append(np.load(sorted_ids / id_file(field, number), mmap_mode="r")[places])
+    return np.concatenate(found)
 
 
 @lru_cache(maxsize=1)
@@ -154,8 +197,3 @@ def lookup(tokens: pl.Series, vocabulary: pl.Enum | None) -> npt.NDArray[np.uint
         return np.full(len(tokens), UNKNOWN, dtype=np.uint32)
     places = tokens.cast(vocabulary, strict=False).to_physical().cast(pl.Int64).fill_null(UNKNOWN - FIRST)
     return (places.to_numpy() + FIRST).astype(np.uint32)
-
-
-def iterate_fields(path: Path) -> Iterator[tuple[str, pl.DataFrame]]:
-    """Vocabulary of one field after the other, for reading by people and tests."""
-    yield from ((str(name[0]), part) for name, part in pl.read_parquet(path).group_by("field", maintain_order=True))
