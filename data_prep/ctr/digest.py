@@ -22,6 +22,7 @@ from data_prep.ctr.chunks import Chunk, check_columns
 from data_prep.ctr.read import RECORD, read_bytes, read_chunk, reject_records
 from data_prep.ctr.schema import Dataset, Field, Schema
 
+TOKEN_BYTES, TOKEN_BOUNDS, TOKEN_COUNTS = "tokens.bytes", "tokens.int64", "tokens.uint32"
 BUCKETS = 64  # slices of a dictionary by token hash; the merge reads a few slices at a time
 U8 = npt.NDArray[np.uint8]
 F64 = npt.NDArray[np.float64]
@@ -108,7 +109,7 @@ def read_times(job: Job, chunk: Chunk, folder: Path) -> dict[str, Any]:
 
 
 def digest_chunk(job: Job, chunk: Chunk, first_row: int, folder: Path) -> dict[str, Any]:
-    """Read one chunk and write `rows.arrow`, `tokens.arrow`, `offsets.npy` and `rejects.parquet`.
+    """Read one chunk and write `rows.arrow`, the token files, `offsets.npy` and `rejects.parquet`.
 
     Args:
         job: what is prepared.
@@ -215,7 +216,6 @@ def dictionary(column: pl.Series) -> tuple[npt.NDArray[np.int32], pa.Array]:
     Shape:
         column (N,) String -> codes (N,) int32, tokens (K,).
     """
-    # The chunks of the column stay as they are: joining them would copy every string once more.
     codes, tokens = encode_dictionary(column.to_frame().to_arrow(compat_level=pl.CompatLevel.oldest()).column(0))
     return codes + np.int32(1), tokens
 
@@ -226,12 +226,9 @@ def encode_dictionary(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], p
     Shape:
         column (N,) -> codes (N,) int32, values (K,).
     """
-    pieces = column.dictionary_encode().chunks
-    if not pieces:
-        return np.zeros(0, dtype=np.int32), pa.array([], column.type)
-    indices = [piece.indices.fill_null(-1).to_numpy(zero_copy_only=False) for piece in pieces]
-    # The dictionary grows from piece to piece: the last one is whole.
-    return np.concatenate(indices), pieces[-1].dictionary
+    # Of a chunked array each chunk would get its own copy of the dictionary so far: join the chunks first.
+    encoded = column.combine_chunks().dictionary_encode()
+    return encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), encoded.dictionary
 
 
 def token_hashes(tokens: pa.Array, seed: int = 0) -> npt.NDArray[np.uint64]:
@@ -310,13 +307,29 @@ def _write_rows(job: Job, table: pl.DataFrame, label: U8, split: U8, first_row: 
 def _write_tokens(parts: list[pa.Array], counts: list[Any], offsets: list[Any], folder: Path) -> None:
     """All dictionaries of the chunk, field after field; `offsets[f, b]` is where bucket b of field f begins."""
     tokens = pa.chunked_array(parts, pa.large_string()).combine_chunks() if parts else pa.array([], pa.large_string())
-    number = np.concatenate([*counts, np.zeros(0, dtype=np.int64)]).astype(np.uint32)
-    table = pa.table({"token": tokens, "count": number})
-    with pa.OSFile(str(folder / "tokens.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table, max_chunksize=1 << 30)
+    _, bounds, data = tokens.buffers()
+    (folder / TOKEN_BYTES).write_bytes(data if data is not None else b"")
+    (folder / TOKEN_BOUNDS).write_bytes(bounds if len(tokens) else np.zeros(1, dtype=np.int64).tobytes())
+    (folder / TOKEN_COUNTS).write_bytes(
+        np.concatenate([*counts, np.zeros(0, dtype=np.int64)]).astype(np.uint32).tobytes()
+    )
     first = np.cumsum([0, *[len(part) for part in parts]])
     shifted = [bounds + begin for bounds, begin in zip(offsets, first, strict=False)]
     np.save(folder / "offsets.npy", np.array(shifted, dtype=np.int64).reshape(len(parts), BUCKETS + 1))
+
+
+def read_tokens(digest: Path, low: int, high: int) -> tuple[pa.Array, npt.NDArray[np.uint32]]:
+    """Entries low..high - 1 of a chunk's dictionaries: tokens (large_string) and counts (uint32).
+
+    They are read, not mapped: the system maps whole neighbourhoods of a page, and over many chunks that adds up.
+    """
+    count = high - low
+    bounds = np.fromfile(digest / TOKEN_BOUNDS, dtype=np.int64, count=count + 1, offset=8 * low)
+    size = int(bounds[-1] - bounds[0])
+    data = np.fromfile(digest / TOKEN_BYTES, dtype=np.uint8, count=size, offset=int(bounds[0]))
+    counts = np.fromfile(digest / TOKEN_COUNTS, dtype=np.uint32, count=count, offset=4 * low)
+    buffers = [None, pa.py_buffer(bounds - bounds[0]), pa.py_buffer(data)]
+    return pa.Array.from_buffers(pa.large_string(), count, buffers), counts
 
 
 def _sorted_dictionary(column: pl.Series) -> tuple[Codes, pa.Array, npt.NDArray[np.int64]]:

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import polars as pl
 
 from data_prep.common.splits import SPLITS
-from data_prep.ctr.digest import token_hashes
+from data_prep.ctr.digest import read_tokens, token_hashes
 from data_prep.ctr.schema import Field
-from data_prep.ctr.vocabulary import FIRST, MISSING, UNKNOWN, entry_ids, load_vocabulary, lookup, read_tokens
+from data_prep.ctr.vocabulary import FIRST, MISSING, UNKNOWN, entry_ids, load_vocabulary, lookup
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ def _dictionary_ids(encoding: Encoding, item: Field, position: int, digest: Path
     if encoding.slices is not None and not encoding.buckets:
         return entry_ids(encoding.slices[position], encoding.vocabulary.parent, position, chunk)
     low, *_, high = np.load(digest / "offsets.npy")[position].tolist()
-    tokens = read_tokens(digest).slice(low, high - low)["token"]
+    tokens, _ = read_tokens(digest, low, high)
     if encoding.buckets:
-        hashes = token_hashes(tokens.combine_chunks())
+        hashes = token_hashes(tokens)
         return (hashes % np.uint64(encoding.buckets) + np.uint64(FIRST)).astype(np.uint32)
     return lookup(pl.Series(tokens, dtype=pl.String), load_vocabulary(encoding.vocabulary).get(item.name))
 

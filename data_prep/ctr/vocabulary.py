@@ -19,11 +19,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.ctr.digest import BUCKETS, encode_dictionary
+from data_prep.ctr.digest import BUCKETS, encode_dictionary, read_tokens
 from data_prep.ctr.schema import Field
 
 MISSING, UNKNOWN, FIRST = 0, 1, 2  # ids; own ids begin at FIRST
-ENTRIES = 1_000_000  # dictionary entries one merge task holds at a time
+ENTRIES = 500_000  # dictionary entries one merge task holds at a time
 
 
 @dataclass(frozen=True)
@@ -69,37 +69,30 @@ def plan_merge(entries: Sequence[Sequence[int]], fields: Sequence[Field]) -> lis
 def merge_slices(slices: tuple[Slice, ...], digests: tuple[Path, ...], folder: Path) -> dict[str, Any]:
     """Add up the counts of some slices over all chunks and keep the frequent tokens.
 
-    Per slice: `kept-NNN.parquet`, the kept tokens with their counts; `entries-NNN.npy`, for each dictionary entry of
+    Per slice: `kept-NNN.parquet`, the kept tokens with their counts; `entries-NNN.uint32`, for each dictionary entry of
     each chunk its place among the kept, or their number for a rare token; `bounds-NNN.npy`, where each chunk's entries
     begin. The place saves a second search for the token when rows are written.
     """
     for number, piece in enumerate(slices):
         parts = [_read_slice(digest, piece) for digest in digests]
-        bounds = np.cumsum([0, *[part.num_rows for part in parts]])
-        table = pa.concat_tables(parts)
-        codes, tokens = encode_dictionary(table["token"])
-        totals = np.bincount(codes, weights=table["count"].to_numpy(), minlength=len(tokens)).astype(np.uint64)
+        bounds = np.cumsum([0, *[len(tokens) for tokens, _ in parts]])
+        counts = np.concatenate([count for _, count in parts])
+        codes, tokens = encode_dictionary(pa.chunked_array([tokens for tokens, _ in parts], pa.large_string()))
+        totals = np.bincount(codes, weights=counts, minlength=len(tokens)).astype(np.uint64)
         kept = totals >= max(piece.min_count, 1)
         places = np.where(kept, np.cumsum(kept) - 1, np.count_nonzero(kept)).astype(np.uint32)
         frame = pl.DataFrame(
             {"token": pl.Series(tokens.filter(pa.array(kept)), dtype=pl.String), "count": totals[kept]}
         )
         frame.write_parquet(folder / f"kept-{number:03d}.parquet", compression="lz4", statistics=False)
-        np.save(folder / f"entries-{number:03d}.npy", places[codes])
+        (folder / entry_file(number)).write_bytes(places[codes].tobytes())
         np.save(folder / f"bounds-{number:03d}.npy", bounds.astype(np.int64))
     return {"slices": len(slices)}
 
 
-def _read_slice(digest: Path, piece: Slice) -> pa.Table:
-    offsets = np.load(digest / "offsets.npy", mmap_mode="r")
-    low, high = int(offsets[piece.field, piece.low]), int(offsets[piece.field, piece.high])
-    return read_tokens(digest).slice(low, high - low)
-
-
-def read_tokens(digest: Path) -> pa.Table:
-    """`tokens.arrow` of a chunk, mapped, not loaded."""
-    with pa.memory_map(str(digest / "tokens.arrow")) as source, pa.ipc.open_file(source) as reader:
-        return reader.read_all()
+def _read_slice(digest: Path, piece: Slice) -> tuple[pa.Array, npt.NDArray[np.uint32]]:
+    offsets = np.load(digest / "offsets.npy")
+    return read_tokens(digest, int(offsets[piece.field, piece.low]), int(offsets[piece.field, piece.high]))
 
 
 def write_vocabulary(
@@ -145,6 +138,11 @@ def write_vocabulary(
     return {"sizes": sizes}
 
 
+def entry_file(number: int) -> str:
+    """Name of the file with the places of the entries of one slice."""
+    return f"entries-{number:03d}.uint32"
+
+
 def id_file(field: int, number: int) -> str:
     """Name of the file with the ids of one slice of one field."""
     return f"ids-{field:02d}-{number:03d}.npy"
@@ -165,7 +163,7 @@ def entry_ids(slices: tuple[tuple[Path, int], ...], sorted_ids: Path, field: int
     found = [np.zeros(0, dtype=np.uint32)]
     for number, (task, position) in enumerate(slices):
         low, high = np.load(task / f"bounds-{position:03d}.npy")[chunk : chunk + 2]
-        places = np.load(task / f"entries-{position:03d}.npy", mmap_mode="r")[low:high]
+        places = np.fromfile(task / entry_file(position), dtype=np.uint32, count=int(high - low), offset=4 * int(low))
         found.append(np.load(sorted_ids / id_file(field, number), mmap_mode="r")[places])
     return np.concatenate(found)
 
