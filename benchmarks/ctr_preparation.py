@@ -65,12 +65,15 @@ if __name__ == "__main__":
     encoder = FeatureProcessor(feature_cols=num + cat, label_col={"name": "label", "dtype": "float"},
                                dataset_id="bench", data_root=out)
     if shipped:
-        build_dataset(encoder, train_data=log, valid_data=None, test_data=None)
+        build_dataset(encoder, train_data=log, min_categr_count=10)
     else:
-        frame = encoder.read_data(log)
-        frame = encoder.preprocess(frame)
+        # What build_dataset does, in one process, without Ray and without writing a file.
+        frame = encoder.preprocess(encoder.read_data(log))
         encoder.fit(frame, min_categr_count=10)
-        encoder.transform(frame)
+        table = frame.collect()
+        for start in range(0, table.height, 100_000):
+            batch = table.slice(start, 100_000)
+            encoder.transform({name: batch[name].to_numpy() for name in batch.columns})
 """
 
 
