@@ -17,7 +17,8 @@ class PrepError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        self.message = " ".join(message.split())
+        # Messages quote damaged files: keep their control characters away from the terminal.
+        self.message = "".join(mark if mark.isprintable() else "?" for mark in " ".join(message.split()))
         super().__init__(self.message)
 
     def __str__(self) -> str:

@@ -24,6 +24,7 @@ from data_prep.ctr.schema import Dataset, Field, Schema
 
 TOKEN_BYTES, TOKEN_BOUNDS, TOKEN_COUNTS = "tokens.bytes", "tokens.int64", "tokens.uint32"
 BUCKETS = 64  # slices of a dictionary by token hash; the merge reads a few slices at a time
+_ISO_8601 = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 U8 = npt.NDArray[np.uint8]
 F64 = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.uint32] | npt.NDArray[np.uint16]
@@ -173,8 +174,10 @@ def _times(table: pl.DataFrame, name: str) -> F64:
         return column.cast(pl.Float64).fill_null(np.nan).to_numpy()
     values = column.cast(pl.Float64, strict=False)
     if values.null_count() > column.null_count():
-        iso = column.str.to_datetime(strict=False, time_unit="us", format=None) if column.len() else column
-        values = values.fill_null(iso.dt.epoch("us").cast(pl.Float64) / 1e6)
+        plain = column.str.replace("T", " ", literal=True).str.strip_suffix("Z")
+        for form in _ISO_8601:
+            found = plain.str.to_datetime(form, strict=False, time_unit="us")
+            values = values.fill_null(found.dt.epoch("us").cast(pl.Float64) / 1e6)
     return values.fill_null(np.nan).to_numpy()
 
 

@@ -18,7 +18,7 @@ from data_prep.ctr.chunks import Chunk, count_byte, single
 from data_prep.ctr.scan import Records, scan
 from data_prep.ctr.schema import Schema, TextFormat
 
-RECORD = "__record__"  # column with the record number inside the chunk; no log may use this name
+RECORD = "__record__"  # column with the record number inside the chunk; schemas may not use such names
 LARGEST = float(np.finfo(np.float32).max)
 
 

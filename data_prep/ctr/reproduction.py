@@ -11,6 +11,7 @@ import gzip
 import io
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from math import log
 from pathlib import Path
 from typing import Any
@@ -173,7 +174,7 @@ def rows_of(
 
 
 def prepare_reproduction(dataset: str, raw: tuple[Path, ...], out: Path) -> dict[str, Any]:
-    """Write `reproduction.parquet` (index List(Int64), value List(Float64), value_scaled for criteo, label Int64).
+    """Write `reproduction.parquet` (index List(Int64), value and value_scaled List(Float64), label Int64).
 
     Args:
         dataset: criteo, avazu or kdd12.
@@ -191,21 +192,12 @@ def prepare_reproduction(dataset: str, raw: tuple[Path, ...], out: Path) -> dict
         if any(out.iterdir()):
             raise ConfigError(f"{out}: is not empty; choose a new output directory")
         profile = _lines(found.sides[0]) if found.sides else ()
-        content: dict[str, list[Any]] = {"index": [], "value": [], "value_scaled": [], "label": []}
-        frames: list[pl.DataFrame] = []
-        rows = 0
-        for index, value, label in rows_of(dataset, lambda: _all_lines(found.logs), profile):
-            for name, item in zip(content, (index, value, [float(scale(x)) for x in value], label), strict=True):
-                content[name].append(item)
-            rows += 1
-            if rows % _BATCH == 0:
-                frames.append(pl.DataFrame(content))
-                content = {name: [] for name in content}
-        frames.append(pl.DataFrame(content))
-        write_atomic(
-            out / "reproduction.parquet",
-            _parquet_bytes(pl.concat([frame for frame in frames if frame.height or rows == 0])),
-        )
+        try:
+            table = _collect(rows_of(dataset, lambda: _all_lines(found.logs), profile))
+        except CorruptRecordError as error:
+            where = found.logs[0] if error.path == "log" else error.path
+            raise CorruptRecordError(where, error.position, error.reason) from error
+        write_atomic(out / "reproduction.parquet", _parquet_bytes(table))
         manifest = {
             "domain": "ctr",
             "name": dataset,
@@ -216,10 +208,22 @@ def prepare_reproduction(dataset: str, raw: tuple[Path, ...], out: Path) -> dict
                 {"path": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
                 for path in (*found.logs, *found.sides)
             ],
-            "rows": rows,
+            "rows": table.height,
         }
         write_manifest(out, manifest)
     return manifest
+
+
+def _collect(rows: Iterator[Row]) -> pl.DataFrame:
+    """Rows as a table, batch by batch, because Python lists take ten times the memory."""
+    floats = pl.List(pl.Float64)
+    types = pl.Schema({"index": pl.List(pl.Int64), "value": floats, "value_scaled": floats, "label": pl.Int64})
+    frames = [pl.DataFrame(schema=types)]
+    while batch := [
+        (index, value, [float(scale(x)) for x in value], label) for index, value, label in islice(rows, _BATCH)
+    ]:
+        frames.append(pl.DataFrame(batch, schema=types, orient="row"))
+    return pl.concat(frames)
 
 
 def _parquet_bytes(table: pl.DataFrame) -> bytes:

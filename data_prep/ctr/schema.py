@@ -128,7 +128,7 @@ class Schema:
         for name in names:
             if names.count(name) > 1:
                 raise ConfigError(f"{where}: field {name!r} is described twice; keep one")
-            if name in RESERVED or not name:
+            if name in RESERVED or not name or name.startswith("__"):
                 raise ConfigError(
                     f"{where}: field name {name!r} is reserved; set `name` to another and `column` to {name!r}"
                 )

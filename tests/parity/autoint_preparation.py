@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from data_prep.ctr.reproduction import rows_of, scale
@@ -18,7 +19,7 @@ def replay_json(case: dict[str, Any]) -> dict[str, Any]:
         if name not in case:
             continue
         lines = case[name]["raw_lines"]
-        rows = list(rows_of(name, lambda lines=lines: lines, case[name].get("profile_lines", ())))
+        rows = list(rows_of(name, partial(list, lines), case[name].get("profile_lines", ())))
         parts: dict[str, Any] = {
             "index": [row[0] for row in rows],
             "value": [row[1] for row in rows],

@@ -185,6 +185,7 @@ def test_duplicate_column_names(tmp_path: Path) -> None:
         ("fields: [{name: click, role: boss}]", "role 'boss'"),
         ("fields: [{name: click, role: label}, {name: a, type: multi}, {name: a, type: multi}]", "described twice"),
         ("fields: [{name: click, role: label}, {name: row, type: multi}]", "reserved"),
+        ("fields: [{name: click, role: label}, {name: __split__, column: a, type: multi}]", "reserved"),
         ("separator: 3\nfields: []", "not of type str"),
         ("just text", "`fields`"),
         ("fields: [", "not a YAML file"),
@@ -324,3 +325,31 @@ def test_no_permission(tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
     with pytest.raises(PrepError, match="permission"):
         run("generic", log, tmp_path / "locked" / "out", schema=schema)
+
+
+TIMED = SCHEMA + "  - {name: when, role: time}\n"
+
+
+def test_iso_times_and_bad_times(tmp_path: Path) -> None:
+    lines = [f"{line},2024-01-{row // 3 + 1:02d}{'T' if row % 2 else ' '}10:00:00" for row, line in enumerate(GOOD)]
+    header = "click,price,brand,when"
+    manifest, rejects = prepare_lines(tmp_path, [*lines, "1,1,b1,whenever"], header=header, schema=TIMED, split="time")
+    assert [(item["record"], item["field"]) for item in rejects] == [(60, "when")]
+    assert manifest["splits"]["train"]["rows"] == 48 and manifest["split_rule"]["thresholds"][0] == 1705485600.0
+    assert rows(tmp_path / "out", "train")["row"].max() == 47
+
+
+def test_no_time_at_all(tmp_path: Path) -> None:
+    lines = [f"{line},soon" for line in GOOD]
+    refuse(tmp_path, lines, ConfigError, "holds no time", header="click,price,brand,when", schema=TIMED, split="time")
+
+
+def test_binary_garbage(tmp_path: Path) -> None:
+    message = refuse(tmp_path, bytes(range(256)) * 50, CorruptRecordError, "is missing")
+    assert message.isprintable()
+
+
+def test_reproduction_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("1\t2\n")
+    with pytest.raises(CorruptRecordError, match=r"train\.txt: record 0: 40 values expected, 2 found"):
+        run("criteo", tmp_path / "train.txt", tmp_path / "out", layout="reproduction")
