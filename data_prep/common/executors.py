@@ -11,6 +11,7 @@ import importlib
 import multiprocessing
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -187,6 +188,9 @@ def open_executor(name: str, workers: int | None, folder: Path) -> Iterator[Exec
 @contextlib.contextmanager
 def _pool(count: int) -> Iterator[ProcessPoolExecutor]:
     pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+    # Processes start on demand, one by one: start all now, while the first stage still has a single task.
+    for _ in range(count):
+        pool.submit(_warm_up)
     try:
         yield pool
     finally:
@@ -219,6 +223,13 @@ def _environment() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _warm_up() -> None:
+    """Load the slow libraries; a short rest keeps one process from taking the calls meant for the others."""
+    for name in ("polars", "pyarrow.parquet"):
+        importlib.import_module(name)
+    time.sleep(0.01)
 
 
 def _end_with_parent() -> None:

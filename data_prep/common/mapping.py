@@ -14,14 +14,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from typing import TYPE_CHECKING, Any
 
 from data_prep.common.errors import ConfigError, IncompleteError
 from data_prep.common.executors import Call, Executor
 from data_prep.common.files import canonical_json, sha256_file, translate_os_errors
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 RECORD = "done.json"
 
@@ -112,15 +112,7 @@ def run_stage(
     results = {index: info for index, task in enumerate(tasks) if (info := load_record(folder / task.key)) is not None}
     todo = [index for index in range(len(tasks)) if index not in results]
     mine = [index for index in todo if shard is None or index % shard.count == shard.index]
-    columns = (
-        TextColumn(f"{name:>8}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), disable=not (progress and mine)) as bar:
+    with _progress(name, shown=progress and bool(mine)) as bar:
         line = bar.add_task(name, total=len(mine))
         calls: list[Call] = [(run_task, (tasks[index], folder)) for index in mine]
         for position, info in executor.run(calls):
@@ -129,6 +121,22 @@ def run_stage(
     if shard is not None:
         _wait_for_others(name, tasks, folder, results, shard)
     return [results[index] for index in range(len(tasks))]
+
+
+def _progress(name: str, *, shown: bool) -> Progress:
+    # Imported here: workers import this module to find `run_task`, and show no bars.
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn(f"{name:>8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"))
+    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not shown)
 
 
 def run_task(task: Task, stage: Path) -> Done:

@@ -217,7 +217,10 @@ def prepare_reproduction(dataset: str, raw: tuple[Path, ...], out: Path) -> dict
 def _collect(rows: Iterator[Row]) -> pl.DataFrame:
     """Rows as a table, batch by batch, because Python lists take ten times the memory."""
     floats = pl.List(pl.Float64)
-    types = pl.Schema({"index": pl.List(pl.Int64), "value": floats, "value_scaled": floats, "label": pl.Int64})
+    floats = pl.List(pl.Float64)
+    types = pl.Schema(
+        [("index", pl.List(pl.Int64)), ("value", floats), ("value_scaled", floats), ("label", pl.Int64())]
+    )
     frames = [pl.DataFrame(schema=types)]
     while batch := [
         (index, value, [float(scale(x)) for x in value], label) for index, value, label in islice(rows, _BATCH)
