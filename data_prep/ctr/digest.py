@@ -15,19 +15,16 @@ import polars as pl
 import pyarrow as pa
 
 from data_prep.common.errors import ConfigError
-from data_prep.common.hashing import hash_tokens
 from data_prep.common.rejects import to_frame
 from data_prep.common.splits import SPLITS, assign_hashed, assign_times
 from data_prep.ctr.chunks import Chunk, check_columns
 from data_prep.ctr.read import RECORD, read_bytes, read_chunk, reject_records
 from data_prep.ctr.schema import Dataset, Field, Schema
+from data_prep.ctr.tokens import Codes, group_hashes, sorted_dictionary, write_tokens
 
-TOKEN_BYTES, TOKEN_BOUNDS, TOKEN_COUNTS = "tokens.bytes", "tokens.int64", "tokens.uint32"
-BUCKETS = 64  # slices of a dictionary by token hash; the merge reads a few slices at a time
 _ISO_8601 = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 U8 = npt.NDArray[np.uint8]
 F64 = npt.NDArray[np.float64]
-Codes = npt.NDArray[np.uint32] | npt.NDArray[np.uint16]
 
 
 @dataclass(frozen=True)
@@ -213,53 +210,6 @@ def _unusable(table: pl.DataFrame, wrong: npt.NDArray[np.bool_], name: str, reas
     return [(int(record), name, reason) for record in table[RECORD].to_numpy()[wrong]]
 
 
-def dictionary(column: pl.Series) -> tuple[npt.NDArray[np.int32], pa.Array]:
-    """Codes in order of first appearance, 0 = null, and the distinct tokens (code k is token k - 1).
-
-    Shape:
-        column (N,) String -> codes (N,) int32, tokens (K,).
-    """
-    codes, tokens = encode_dictionary(column.to_frame().to_arrow(compat_level=pl.CompatLevel.oldest()).column(0))
-    return codes + np.int32(1), tokens
-
-
-def encode_dictionary(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], pa.Array]:
-    """Codes in order of first appearance, -1 = null, and the distinct values.
-
-    Shape:
-        column (N,) -> codes (N,) int32, values (K,).
-    """
-    # Of a chunked array each chunk would get its own copy of the dictionary so far: join the chunks first.
-    encoded = column.combine_chunks().dictionary_encode()
-    return encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), encoded.dictionary
-
-
-def token_hashes(tokens: pa.Array, seed: int = 0) -> npt.NDArray[np.uint64]:
-    """Stable hash of each token.
-
-    Shape:
-        tokens (K,) large_string without nulls -> (K,) uint64.
-    """
-    if not len(tokens):
-        return np.zeros(0, dtype=np.uint64)
-    _, offsets, data = tokens.buffers()
-    first, last = tokens.offset, tokens.offset + len(tokens) + 1
-    bounds = np.frombuffer(offsets, dtype=np.int64)[first:last]
-    content = np.frombuffer(data, dtype=np.uint8) if data is not None else np.zeros(0, dtype=np.uint8)
-    return hash_tokens(content, bounds, seed)
-
-
-def group_hashes(users: pl.Series) -> npt.NDArray[np.uint64]:
-    """Stable hash of the user token of each row; a missing user counts as the empty token.
-
-    Shape:
-        users (N,) String -> (N,) uint64.
-    """
-    codes, tokens = dictionary(users)
-    empty = token_hashes(pa.array([""], pa.large_string()))
-    return np.concatenate([empty, token_hashes(tokens)])[codes]
-
-
 def _write_rows(job: Job, table: pl.DataFrame, label: U8, split: U8, first_row: int, folder: Path) -> dict[str, Any]:
     schema = job.schema
     train = split == 0
@@ -287,7 +237,7 @@ def _write_rows(job: Job, table: pl.DataFrame, label: U8, split: U8, first_row: 
                 "missing": int((lengths == 0).sum()),
                 "longest": int(lengths[train].max(initial=0)),
             }
-        codes, tokens, bounds = _sorted_dictionary(column)
+        codes, tokens, bounds = sorted_dictionary(column)
         used = np.repeat(scope, lengths) if lengths is not None else scope
         counts.append(np.bincount(codes[used], minlength=len(tokens) + 1)[1:])
         parts.append(tokens)
@@ -298,53 +248,13 @@ def _write_rows(job: Job, table: pl.DataFrame, label: U8, split: U8, first_row: 
         else:
             rows[item.name] = _lists(codes, lengths)
     pl.DataFrame(rows).write_ipc(folder / "rows.arrow", compression="uncompressed")
-    _write_tokens(parts, counts, offsets, folder)
+    write_tokens(parts, counts, offsets, folder)
     return {
         "rows": [int((split == index).sum()) for index in range(len(SPLITS))],
         "positives": [int(label[split == index].sum()) for index in range(len(SPLITS))],
         "statistics": statistics,
         "entries": [len(tokens) for tokens in parts],
     }
-
-
-def _write_tokens(parts: list[pa.Array], counts: list[Any], offsets: list[Any], folder: Path) -> None:
-    """All dictionaries of the chunk, field after field; `offsets[f, b]` is where bucket b of field f begins."""
-    tokens = pa.chunked_array(parts, pa.large_string()).combine_chunks() if parts else pa.array([], pa.large_string())
-    _, bounds, data = tokens.buffers()
-    (folder / TOKEN_BYTES).write_bytes(data if data is not None else b"")
-    (folder / TOKEN_BOUNDS).write_bytes(bounds if len(tokens) else np.zeros(1, dtype=np.int64).tobytes())
-    (folder / TOKEN_COUNTS).write_bytes(
-        np.concatenate([*counts, np.zeros(0, dtype=np.int64)]).astype(np.uint32).tobytes()
-    )
-    first = np.cumsum([0, *[len(part) for part in parts]])
-    shifted = [bounds + begin for bounds, begin in zip(offsets, first, strict=False)]
-    np.save(folder / "offsets.npy", np.array(shifted, dtype=np.int64).reshape(len(parts), BUCKETS + 1))
-
-
-def read_tokens(digest: Path, low: int, high: int) -> tuple[pa.Array, npt.NDArray[np.uint32]]:
-    """Entries low..high - 1 of a chunk's dictionaries: tokens (large_string) and counts (uint32).
-
-    They are read, not mapped: the system maps whole neighbourhoods of a page, and over many chunks that adds up.
-    """
-    count = high - low
-    bounds = np.fromfile(digest / TOKEN_BOUNDS, dtype=np.int64, count=count + 1, offset=8 * low)
-    size = int(bounds[-1] - bounds[0])
-    data = np.fromfile(digest / TOKEN_BYTES, dtype=np.uint8, count=size, offset=int(bounds[0]))
-    counts = np.fromfile(digest / TOKEN_COUNTS, dtype=np.uint32, count=count, offset=4 * low)
-    buffers = [None, pa.py_buffer(bounds - bounds[0]), pa.py_buffer(data)]
-    return pa.Array.from_buffers(pa.large_string(), count, buffers), counts
-
-
-def _sorted_dictionary(column: pl.Series) -> tuple[Codes, pa.Array, npt.NDArray[np.int64]]:
-    """Dictionary with tokens in the order of their bucket, so that a bucket is a slice."""
-    codes, tokens = dictionary(column)
-    buckets = (token_hashes(tokens) >> np.uint64(64 - 6)).astype(np.uint8)
-    order = np.argsort(buckets, kind="stable")
-    small = len(tokens) < 1 << 16
-    places: Codes = np.zeros(len(tokens) + 1, np.uint16) if small else np.zeros(len(tokens) + 1, np.uint32)
-    places[order + 1] = np.arange(1, len(tokens) + 1)
-    bounds = np.searchsorted(buckets[order], np.arange(BUCKETS + 1)).astype(np.int64)
-    return places[codes], tokens.take(pa.array(order)), bounds
 
 
 def _bag(item: Field, column: pl.Series) -> tuple[pl.Series, npt.NDArray[np.int64]]:

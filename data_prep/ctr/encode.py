@@ -11,8 +11,8 @@ import numpy.typing as npt
 import polars as pl
 
 from data_prep.common.splits import SPLITS
-from data_prep.ctr.digest import read_tokens, token_hashes
 from data_prep.ctr.schema import Field
+from data_prep.ctr.tokens import read_tokens, token_hashes
 from data_prep.ctr.vocabulary import FIRST, MISSING, UNKNOWN, entry_ids, load_vocabulary, lookup
 
 

@@ -19,8 +19,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.ctr.digest import BUCKETS, encode_dictionary, read_tokens
 from data_prep.ctr.schema import Field
+from data_prep.ctr.tokens import BUCKETS, encode_dictionary, read_tokens
 
 MISSING, UNKNOWN, FIRST = 0, 1, 2  # ids; own ids begin at FIRST
 ENTRIES = 500_000  # dictionary entries one merge task holds at a time

@@ -9,6 +9,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from data_prep.common.errors import LabelError, PrepError
 from data_prep.ctr import chunks
 from data_prep.ctr.scan import scan
+from data_prep.ctr.tokens import dictionary
 from tests.data_prep.ctr.helpers import decode, rows, run
 
 # Carriage returns are line ends to the reader; surrogates are no text; \x1e separates lists of Parquet files.
@@ -105,3 +107,16 @@ def test_all_rejected_is_a_label_error_or_rejects(tmp_path: Path) -> None:
     (tmp_path / "log.yaml").write_text(SCHEMA)
     with pytest.raises(LabelError, match="no rows"):
         run("generic", tmp_path / "log.csv", tmp_path / "out", schema=tmp_path / "log.yaml", max_rejects=1.0)
+
+
+@QUICK
+@given(
+    st.lists(
+        st.none() | st.sampled_from(["aaaaaaaa", "bbbbbbbb", "c", "äbcdefg"]) | st.text("ab", min_size=8, max_size=8)
+    )
+)
+def test_dictionary_of_any_column(column: list[str | None]) -> None:
+    codes, tokens = dictionary(pl.Series(column, dtype=pl.String))
+    words = [None, *tokens.to_pylist()]
+    assert [words[code] for code in codes] == column
+    assert len(set(words)) == len(words)
