@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from domains.common.errors import CheckpointMismatchError
 from domains.common.intervals import Estimate
 from domains.common.loader import mix_seed
+from domains.common.optim import coalesced
 
 
 class HeptadModule(LightningModule):
@@ -60,7 +61,7 @@ class HeptadModule(LightningModule):
             if grad is None:
                 continue
             if grad.is_sparse:
-                parameter.grad = grad = grad.coalesce()
+                parameter.grad = grad = coalesced(grad)
             parts.append(grad.values() if grad.is_sparse else grad)
         if gradient_clip_algorithm == "value":
             for part in parts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,7 +46,7 @@ class ClickStore:
         self.slots = [1] * len(layout)
         bags = [layout.fields[i].name for i in layout.of_kind("multi")]
         if bags and self.paths:
-            lengths = pl.scan_parquet(self.paths).select(pl.col(bags).list.len().max()).collect().row(0)
+            lengths = self._longest(bags)
             for i, length in zip(layout.of_kind("multi"), lengths, strict=True):
                 self.slots[i] = max(1, length or 0)
 
@@ -57,16 +57,13 @@ class ClickStore:
             return None
         return torch.repeat_interleave(torch.arange(len(self.slots)), torch.tensor(self.slots))
 
+    def _longest(self, bags: list[str]) -> list[int | None]:
+        lengths = [_read(path, bags).select(pl.col(bags).list.len().max()).row(0) for path in self.paths]
+        return [max(found, default=None, key=lambda length: length or 0) for found in zip(*lengths, strict=True)]
+
     def load(self, block: int) -> Batch:
         """Read one part."""
-        path = self.paths[block]
-        try:
-            frame = pl.read_parquet(path)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise PreparedDataError(f"{path}: cannot be read ({error}); prepare the data again") from None
-        lacking = [name for name in self.layout.names if name not in frame.columns]
-        if lacking:
-            raise PreparedDataError(f"{path}: lacks field {lacking[0]!r}; prepare the data again")
+        frame = _read(self.paths[block], self.layout.names, more=("row", "label", "group"))
         ids = np.empty((len(frame), sum(self.slots)), dtype=np.int32)
         start, numbers = 0, []
         for field, offset, slots in zip(self.layout.fields, self.layout.offsets, self.slots, strict=True):
@@ -89,6 +86,17 @@ class ClickStore:
         if "group" in frame.columns:
             batch["group"] = torch.from_numpy(frame["group"].to_numpy().astype(np.int64))
         return batch
+
+
+def _read(path: Path, columns: list[str], more: Sequence[str] = ()) -> pl.DataFrame:
+    try:
+        present = pl.read_parquet_schema(path)
+        lacking = [name for name in columns if name not in present]
+        if lacking:
+            raise PreparedDataError(f"{path}: lacks field {lacking[0]!r}; prepare the data again")
+        return pl.read_parquet(path, columns=[*columns, *(name for name in more if name in present)])
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise PreparedDataError(f"{path}: cannot be read ({error}); prepare the data again") from None
 
 
 def _scatter(column: pl.Series, target: np.ndarray[Any, np.dtype[np.int32]], offset: int) -> None:

@@ -34,4 +34,4 @@ class LogisticRegression(nn.Module):
     def forward(self, ids: Tensor, values: Tensor, slot_field: Tensor | None = None) -> Tensor:
         """Return logits (B,)."""
         del slot_field
-        return (self.table(ids).squeeze(-1) * values).sum(dim=1) + self.bias
+        return self.table(ids, values).sum(dim=(1, 2)) + self.bias

@@ -18,6 +18,7 @@ from domains.common.intervals import Estimate
 from domains.common.loader import Batch
 from domains.common.module import HeptadModule
 from domains.common.optim import AdamForm, LazyAdam
+from domains.common.slicing import sliced_sum
 from domains.ctr.autoint import AutoInt, Variant
 from domains.ctr.evaluation import evaluate_clicks
 from domains.ctr.logistic import LogisticRegression
@@ -65,11 +66,15 @@ class ClickModule(HeptadModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """Loss of a batch; processes weigh by their share of the global batch."""
-        loss = click_loss(self(batch), batch["label"])
+        loss = self.loss(batch)
         share = len(batch["label"]) * self.trainer.world_size / batch["global_size"]
         loss = torch.nan_to_num(loss) * share  # a process without a row of the last batch adds nothing
         self.log("train/loss", loss, on_step=True, batch_size=len(batch["label"]), sync_dist=True)
         return loss + self.penalty()
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean binary cross entropy of this process's rows."""
+        return click_loss(self(batch), batch["label"])
 
     def penalty(self) -> Tensor | float:
         """L2 terms that belong to the loss (those of lazily updated tables belong to the optimiser)."""
@@ -210,6 +215,27 @@ class AutoIntModule(ClickModule):
         )
         if compile:
             self.net.compile_interaction()
+        # half a megabyte of activations, which stays in the cache of a core; rows of a batch-normalised net depend on
+        # each other, and a compiled net is faster whole
+        self.slice_rows = None if compile or (deep and deep_batch_norm) else max(16, 2048 // max(self.widest, 1))
+
+    @property
+    def widest(self) -> int:
+        """Width of the widest interacting layer."""
+        return max((int(block.width) for block in self.net.blocks), default=16)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean binary cross entropy, on a CPU in slices of the batch that stay in the cache."""
+        label = batch["label"]
+        if self.slice_rows is None or label.device.type != "cpu" or not len(label):
+            return super().loss(batch)
+        tables = {id(table.weight) for table in self.tables()}
+        behind = [parameter for parameter in self.net.parameters() if id(parameter) not in tables]
+        inputs = self.net.lookup(batch["ids"], batch["values"], batch.get("slot_field"))
+        return sliced_sum(self._summed, (label, *inputs), behind, self.slice_rows) / len(label)
+
+    def _summed(self, label: Tensor, *inputs: Tensor) -> Tensor:
+        return nn.functional.binary_cross_entropy_with_logits(self.net.score(*inputs), label, reduction="sum")
 
 
 class LogisticRegressionModule(ClickModule):

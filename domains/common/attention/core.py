@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from domains.common.attention.short import attend_short, suits
+
 
 def attend(
     q: Tensor,
@@ -43,6 +45,10 @@ def attend(
         # the fused CPU kernel has no gradient for the bias
         out, weights = _explicit(q, k, v, bias, mask, scale, dropout)
         return out, weights if need_weights else None
+    if dropout == 0.0 and bias is None and suits(q, k, v):
+        keys = q.shape[-2] if mask is None else _unpadded(mask, k.shape[-2])
+        if keys:
+            return attend_short(q, k, v, scale=q.shape[-1] ** -0.5 if scale is None else scale, keys=keys), None
     return _fused(q, k, v, bias, mask, scale, dropout), None
 
 
@@ -88,6 +94,14 @@ def _fused(
         # the fused kernels disagree on rows without any key: some give NaN, some the mean of v
         out = out.masked_fill(~mask.any(dim=-1, keepdim=True), 0.0)
     return out
+
+
+def _unpadded(mask: Tensor, length: int) -> int:
+    """Number of keys where `mask` hides the same padding behind them from every query, else 0."""
+    if mask.numel() != length or mask.shape[-1] != length:
+        return 0
+    keys = int(mask.sum())
+    return keys if bool(mask.flatten()[:keys].all()) else 0
 
 
 def causal_mask(length: int, *, device: torch.device | None = None) -> Tensor:

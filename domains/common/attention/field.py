@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from domains.common.attention.multihead import merge_heads, split_heads
 from domains.common.attention.recorder import Recordable
 
 Residual = Literal["activated", "projected", "identity", "none"]
@@ -81,25 +81,59 @@ class FieldAttention(Recordable):
         if self.project.bias is not None:
             nn.init.zeros_(self.project.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Let the fields of each sample attend to each other."""
-        joined = self.project(x)  # (B, M, 3D | 4D)
-        query, key, value, *rest = joined.split(self.width, dim=-1)
-        if self.activated:
-            query, key, value = query.relu(), key.relu(), value.relu()  # eq. 5
-        q, k, v = (split_heads(t, self.heads) for t in (query, key, value))  # (B, H, M, c)
-        mixed, _ = self.mix(q, k, v, scale=self.scale, dropout=self.dropout if self.training else 0.0)  # eq. 6
-        out = merge_heads(mixed)  # (B, M, D)  eq. 7
+    def forward(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Let the fields of each sample attend to each other.
+
+        Inside, tensors are feature-major, (B, D, M): every product then runs over a long contiguous last axis, and the
+        heads are slices that need no transposition. A result handed to the next layer stays so in memory.
+
+        Args:
+            x: field vectors.
+            mask: True = attend; broadcasts to (B, H, M, M). It hides padding fields.
+        """
+        heads, fields = self.heads, x.shape[1]
+        t = x.transpose(1, 2)  # (B, in_dim, M)
+        chunks = len(self.project.weight) // self.width
+        bias = None if self.project.bias is None else self._by_head(self.project.bias)
+        joined = map_channels(self._by_head(self.project.weight), bias, t)
+        whole = self.activated and self.residual != "projected"
+        if whole:
+            joined = joined.relu()
+        # unbound before they are transposed: the gradient is then one straight copy
+        q, k, v, *rest = joined.unflatten(1, (heads, chunks, -1)).unbind(2)  # (B, H, c, M)
+        if self.activated and not whole:
+            q, k, v = q.relu(), k.relu(), v.relu()  # eq. 5
+        dropout = self.dropout if self.training else 0.0
+        mixed, _ = self.mix(q.mT, k.mT, v.mT, mask=mask, scale=self.scale, dropout=dropout)  # eq. 6
+        out = mixed.mT  # (B, H, c, M)
+        if rest and self.out is None:
+            activate = self.residual == "activated" and not whole
+            out = out + (rest[0].relu() if activate else rest[0])  # eq. 8
+        out = out.reshape(-1, self.width, fields)  # (B, D, M)  eq. 7
         if self.out is not None:
-            out = self.out(out)
+            out = map_channels(self.out.weight, self.out.bias, out)
+            if rest:
+                out = out + rest[0].reshape(out.shape)
         if self.residual == "identity":
-            out = out + x
-        elif rest:
-            out = out + (rest[0].relu() if self.residual == "activated" else rest[0])  # eq. 8
+            out = out + t
         if self.norm is not None and self.norm_position == "before":
-            out = self.norm(out)
+            out = self.norm(out.mT).mT
         if self.output_activated:
             out = F.relu(out)
         if self.norm is not None and self.norm_position == "after":
-            out = self.norm(out)
-        return out
+            out = self.norm(out.mT).mT
+        return out.transpose(1, 2)
+
+    def _by_head(self, rows: Tensor) -> Tensor:
+        """Order rows (map, head, channel) as (head, map, channel)."""
+        return rows.unflatten(0, (-1, self.heads, self.width // self.heads)).transpose(0, 1).flatten(0, 2)
+
+
+def map_channels(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+    """Linear map of the channels of a feature-major tensor.
+
+    Shape:
+        weight (out, in), bias (out,), x (B, in, M) -> (B, out, M).
+    """
+    expanded = weight.expand(x.shape[0], -1, -1)
+    return torch.bmm(expanded, x) if bias is None else torch.baddbmm(bias[:, None], expanded, x)

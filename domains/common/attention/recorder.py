@@ -20,6 +20,11 @@ class Recordable(nn.Module):
         super().__init__()
         self._sink: list[Tensor] | None = None
 
+    @property
+    def recording(self) -> bool:
+        """Whether a recorder listens."""
+        return self._sink is not None
+
     def mix(
         self,
         q: Tensor,

@@ -1,0 +1,212 @@
+"""Training speed of AutoInt beside FuxiCTR, DeepCTR-Torch and RecBole, on one CPU, in one run.
+
+Every competitor runs in its own process with its own interpreter, on the same synthetic Criteo-shaped batches, with
+the same number of threads. The processes take turns, a few steps each, so that a slow moment of the machine hits all of
+them. Counted are samples per CPU-second of a whole step (zero_grad, forward, loss, backward, optimiser; the batch is in
+memory) and the peak resident memory. Ours is trained in each peer's own maths. The one deliberate difference: the
+peers update every row of the embedding table with dense Adam in every step, ours only the rows that occur in the batch
+(lazy Adam).
+
+    python -m benchmarks.ctr_training --peer-python PATH_TO_PEER_PYTHON
+
+`benchmarks/peers/README.md` tells how to make the peers' interpreter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from benchmarks.peers.clicks import N_NUMERIC, Setting, Step
+from domains.ctr.autoint import Variant
+from domains.ctr.module import AutoIntModule
+
+PEERS: dict[Variant, str] = {
+    "fuxictr": "FuxiCTR 2.3.10",
+    "deepctr_torch": "DeepCTR-Torch 0.3.0",
+    "recbole": "RecBole 1.2.0",
+}
+DEEP: dict[Variant, tuple[int, ...]] = {"recbole": (128, 128)}  # RecBole's default, which it cannot leave out
+CLIP: dict[Variant, float] = {"fuxictr": 10.0}  # FuxiCTR always clips
+
+
+def build_ours(setting: Setting, variant: Variant) -> Step:
+    """Return our training step in the maths of `variant`, over the same batches as the peer's.
+
+    Args:
+        setting: sizes.
+        variant: "fuxictr", "deepctr_torch", "recbole" or "official".
+    """
+    sizes = setting.field_sizes()
+    fields: list[dict[str, Any]] = [{"name": f"n{i}", "kind": "numerical"} for i in range(N_NUMERIC)]
+    fields += [{"name": f"c{i}", "kind": "categorical", "size": size} for i, size in enumerate(sizes)]
+    module = AutoIntModule(
+        fields,
+        dim=setting.dim,
+        depth=setting.depth,
+        width=setting.width,
+        heads=setting.heads,
+        variant=variant,
+        deep=DEEP.get(variant, ()),
+    )
+    optimiser = module.configure_optimizers()
+    if not isinstance(optimiser, Optimizer):
+        raise TypeError("the module was built without a schedule and gave more than an optimiser")
+    start = torch.tensor(module.net.layout.offsets[N_NUMERIC:])
+    numeric = torch.tensor(module.net.layout.offsets[:N_NUMERIC]).expand(setting.batch, -1)
+    ring = []
+    for batch in setting.batches():
+        ids = torch.cat([numeric, batch.categories + start], dim=1)
+        values = torch.cat([batch.numbers, torch.ones(batch.categories.shape)], dim=1)
+        ring.append({"ids": ids, "values": values, "label": batch.label})
+
+    def step(i: int) -> float:
+        optimiser.zero_grad()
+        loss = module.loss(ring[i % len(ring)])
+        loss.backward()  # type: ignore[no-untyped-call]
+        if variant in CLIP:
+            module.configure_gradient_clipping(optimiser, CLIP[variant], "norm")
+        optimiser.step()
+        return float(loss.item())
+
+    return step
+
+
+@dataclass
+class Competitor:
+    """A worker process and what it has measured so far.
+
+    Attributes:
+        name: as printed.
+        process: the worker.
+        speeds: samples per CPU-second, one entry per round.
+        peak_mib: peak resident memory.
+        loss: training loss of the last step.
+    """
+
+    name: str
+    process: subprocess.Popen[str]
+    speeds: list[float] = field(default_factory=list)
+    peak_mib: float = 0.0
+    loss: float = float("nan")
+
+    def run(self, steps: int, *, keep: bool = True) -> None:
+        """Do some steps; without `keep` they only warm up."""
+        if self.process.stdin is None or self.process.stdout is None:
+            msg = f"{self.name}: the worker has no pipes"
+            raise RuntimeError(msg)
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(f"{steps}\n")
+            self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            msg = (
+                f"{self.name}: the worker ended with status {self.process.wait()}; run again with --verbose to see why"
+            )
+            raise RuntimeError(msg)
+        answer: dict[str, Any] = json.loads(line)
+        self.peak_mib, self.loss = answer["peak_mib"], answer["loss"]
+        if keep:
+            self.speeds.append(answer["samples"] / answer["cpu"])
+
+
+@contextlib.contextmanager
+def start(
+    name: str, python: str, target: str, setting: Setting, threads: int, *, verbose: bool
+) -> Iterator[Competitor]:
+    """Start a worker, and end it afterwards."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    process = subprocess.Popen(
+        [python, "-m", "benchmarks.peers.worker", target, json.dumps(asdict(setting))],
+        cwd=Path(__file__).resolve().parents[1],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=None if verbose else subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        yield Competitor(name, process)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def compare(peer: Variant, setting: Setting, options: argparse.Namespace) -> list[str]:
+    """Run one peer and ours in turns; return the two rows of the table."""
+    with contextlib.ExitStack() as stack:
+        both = [
+            stack.enter_context(start(name, python, target, setting, options.threads, verbose=options.verbose))
+            for name, python, target in (
+                (PEERS[peer], options.peer_python, f"benchmarks.peers.autoint_{peer.removesuffix('_torch')}:build"),
+                (f"Heptad, {peer} maths", sys.executable, f"{options.ours}:{peer}"),
+            )
+        ]
+        for competitor in both:
+            competitor.run(options.warmup, keep=False)
+        for _ in range(options.repeats):
+            for competitor in both:
+                competitor.run(options.steps)
+    theirs = statistics.median(both[0].speeds)
+    what = f"{setting.vocabulary:,} / {setting.batch} / {setting.width}"
+    return [
+        f"| {what} | {c.name} | {min(c.speeds):,.0f} | **{statistics.median(c.speeds):,.0f}** | {max(c.speeds):,.0f} "
+        f"| {statistics.median(c.speeds) / theirs:.2f} | {c.peak_mib:,.0f} | {c.loss:.4f} |"
+        for c in both
+    ]
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer-python", required=True, help="interpreter which has the peers installed")
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    parser.add_argument(
+        "--settings",
+        nargs="+",
+        default=["1000000/4096/16", "5000000/1024/16"],
+        help="vocabulary/batch/width triples (default: %(default)s)",
+    )
+    parser.add_argument("--repeats", type=int, default=7, help="rounds (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=2, help="steps per round and competitor (default: %(default)s)")
+    parser.add_argument("--warmup", type=int, default=3, help="steps before the first round (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each competitor (default: %(default)s)")
+    parser.add_argument(
+        "--ours",
+        default="benchmarks.ctr_training:build_ours",
+        help="MODULE:FUNCTION that builds our step from a Setting and a variant (default: %(default)s)",
+    )
+    parser.add_argument("--verbose", action="store_true", help="show what the workers print")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Print a Markdown table with a pair of rows per setting and peer."""
+    options = parse()
+    settings = []
+    for triple in options.settings:
+        vocabulary, batch, width = (int(part) for part in triple.split("/"))
+        settings.append(Setting(vocabulary=vocabulary, batch=batch, width=width))
+    print("| vocabulary / batch / width | system | min | median samples per CPU-s | max | ratio | peak MiB | loss |")
+    print("|---|---|---|---|---|---|---|---|")
+    for setting in settings:
+        for peer in options.peers:
+            if peer == "deepctr_torch" and setting.width != setting.dim:
+                continue
+            print("\n".join(compare(peer, setting, options)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,281 @@
+"""Train, resume, test, predict through the real command; each known trap of the trainer has its test here."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+import yaml
+
+from apps.common.run import build
+from apps.ctr import DOMAIN
+from domains.common.errors import CheckpointMismatchError
+from domains.common.files import read_checkpoint, read_tensors
+from tests.conftest import ROOT
+
+SMALL = [
+    "--model.dim", "4", "--model.depth", "1", "--model.width", "8", "--trainer.accelerator", "cpu",
+    "--trainer.devices", "1", "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false",
+    "--trainer.log_every_n_steps", "1", "--data.batch_size", "64", "--replicates", "20",
+]  # fmt: skip
+
+
+def fit(heptad, prepared, run, *more, **options):
+    return heptad("ctr", "fit", *SMALL, "--data.root", prepared, "--run", run, *more, **options)
+
+
+def losses(run: Path) -> dict[int, float]:
+    """Step -> training loss, over all launches of the run; the digits are those of the float."""
+    found = {}
+    for path in sorted((run / "log").glob("version_*/metrics.csv")):
+        table = pl.read_csv(path, infer_schema_length=None).drop_nulls("train/loss")
+        found |= dict(zip(table["step"].to_list(), table["train/loss"].to_list(), strict=True))
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(prepared, tmp_path_factory):
+    """One small finished run; tests copy it before they change it."""
+    run = tmp_path_factory.mktemp("trained") / "run"
+    command = [sys.executable, "-m", "apps.cli", "ctr", "fit", *SMALL, "--data.root", str(prepared), "--run", str(run)]
+    command += ["--trainer.max_epochs", "2"]
+    subprocess.run(
+        command, check=True, capture_output=True, cwd=run.parent, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    return run
+
+
+class TestWholeWay:
+    def test_a_run_writes_only_into_its_folder(self, trained):
+        names = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
+        assert {"fit.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "log/version_0/metrics.csv"} <= names
+        assert {"model/model.safetensors", "model/config.json", "model/README.md"} <= names
+        assert [path.name for path in trained.parent.iterdir()] == ["run"]
+
+    def test_test_after_fit_in_the_same_folder(self, trained, heptad, tmp_path):
+        run = tmp_path / "run"
+        shutil.copytree(trained, run)
+        heptad("ctr", "test", "--run", run)
+        heptad("ctr", "validate", "--run", run)
+        assert {"fit.yaml", "test.yaml", "validate.yaml"} <= {path.name for path in run.iterdir()}
+        metrics = json.loads((run / "metrics.json").read_text())
+        assert metrics["auc"]["low"] <= metrics["auc"]["value"] <= metrics["auc"]["high"]
+        assert metrics["gauc"]["units"] > 100
+        table = pl.read_parquet(run / "predictions.parquet")
+        assert table.columns == ["row", "label", "group", "probability"]
+        assert table["row"].is_sorted()
+        report = (run / "report.html").read_text()
+        assert "data:image/png;base64," in report
+        assert not re.search(r"(?:src|href)=\"(?!data:)", report), "nothing is loaded from elsewhere"
+        assert list(run.glob(".*")) == []
+
+    def test_explain(self, trained, heptad, tmp_path):
+        run = tmp_path / "run"
+        shutil.copytree(trained, run)
+        heptad("ctr", "explain", "--run", run)
+        attention = json.loads((run / "attention.json").read_text())
+        mean = torch.tensor(attention["mean"])
+        assert mean.shape == (1, 2, 8, 8)
+        torch.testing.assert_close(mean.sum(-1), torch.ones(1, 2, 8), atol=1e-4, rtol=0)
+        importance = pl.read_csv(run / "importance.csv")
+        assert set(importance["field"]) == set(attention["fields"])
+        assert (importance["low"] <= importance["high"]).all()
+        assert pl.read_csv(run / "interactions.csv").height == 28
+        assert "Strongest interactions" in (run / "explain.html").read_text()
+
+    def test_predict_scores_a_new_raw_log_with_unseen_categories(self, trained, heptad, tmp_path, raw_log):
+        run = tmp_path / "run"
+        shutil.copytree(trained, run)
+        frame = pl.read_csv(raw_log / "clicks.csv", n_rows=50).drop("click").with_columns(site=pl.lit("never seen"))
+        frame.write_csv(tmp_path / "new.csv")
+        heptad("ctr", "predict", "--run", run, "--raw", tmp_path / "new.csv")
+        table = pl.read_parquet(run / "predict" / "predictions.parquet")
+        assert table["row"].to_list() == list(range(50))
+        assert "label" not in table.columns
+        assert table["probability"].is_between(0, 1).all()
+
+    @pytest.mark.parametrize("format", ["hub", "torch", "onnx"])
+    def test_export(self, trained, heptad, tmp_path, format):
+        out = tmp_path / {"hub": "model", "torch": "model.pt2", "onnx": "model.onnx"}[format]
+        heptad("ctr", "export", "--run", trained, "--format", format, "--out", out)
+        assert out.exists()
+        assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+class TestTraps:
+    def test_what_is_typed_wins_over_the_checkpoint(self, trained, prepared):
+        best = str(trained / "checkpoints" / "best.ckpt")
+        common = ["--data.root", str(prepared), "--ckpt_path", best, "--trainer.logger", "false"]
+        cli = build(DOMAIN, "fit", common, run=False)
+        assert cli.model.net.dim == 4, "options of the checkpoint are the defaults"
+        assert cli.model.hparams.lr == 1e-3
+        cli = build(DOMAIN, "fit", [*common, "--model.lr", "0.5", "--model.dim", "6"], run=False)
+        assert cli.model.hparams.lr == 0.5
+        assert cli.model.net.dim == 6
+
+    def test_weights_of_another_shape_are_named(self, trained, prepared, heptad):
+        best = trained / "checkpoints" / "best.ckpt"
+        done = heptad("ctr", "test", "--data.root", prepared, "--ckpt_path", best, "--model.dim", "6", check=False)
+        assert done.returncode == 2
+        assert "wrong shape: net.table.weight" in done.stderr.splitlines()[-1]
+        with pytest.raises(CheckpointMismatchError):
+            build(DOMAIN, "test", ["--data.root", str(prepared), "--init_from", str(best)], run=False)
+
+    def test_resuming_keeps_the_old_rate_and_init_from_starts_anew(self, trained, prepared):
+        best = str(trained / "checkpoints" / "best.ckpt")
+        words = ["--data.root", str(prepared), *SMALL, "--model.lr", "0.25", "--trainer.logger", "false"]
+        cli = build(DOMAIN, "fit", [*words, "--init_from", best], run=False)
+        assert torch.equal(cli.model.net.table.weight, read_tensors(best)["net.table.weight"])
+        assert cli.model.configure_optimizers().param_groups[0]["lr"] == 0.25
+        published = build(DOMAIN, "fit", [*words, "--init_from", str(trained / "model")], run=False)
+        assert torch.equal(published.model.net.table.weight, cli.model.net.table.weight)
+
+    def test_logger_false_writes_nothing_beside_the_run(self, heptad, prepared, tmp_path):
+        fit(heptad, prepared, tmp_path / "run", "--trainer.logger", "false", "--trainer.max_steps", "2")
+        assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+    def test_checkpoints_hold_tensors_and_plain_values(self, trained):
+        content = read_checkpoint(trained / "checkpoints" / "last.ckpt")
+        kinds = {type(value) for value in content["hyper_parameters"].values()}
+        assert kinds <= {int, float, str, bool, list, dict, type(None)}
+        assert content["ClickData"]["batches"] == 0, "at the end of an epoch the next starts from its beginning"
+
+    def test_hostile_checkpoint_never_executes(self, heptad, prepared, tmp_path):
+        class Hostile:
+            def __reduce__(self):
+                return os.system, (f"touch {tmp_path / 'executed'}",)
+
+        torch.save({"state_dict": {}, "hyper_parameters": Hostile()}, tmp_path / "bad.ckpt")
+        for verb, name in (("fit", "ckpt_path"), ("test", "ckpt_path"), ("predict", "init_from")):
+            done = heptad("ctr", verb, "--data.root", prepared, f"--{name}", tmp_path / "bad.ckpt", check=False)
+            assert done.returncode == 2
+            assert "was not executed" in done.stderr
+        assert not (tmp_path / "executed").exists()
+
+    def test_argv_stays_for_processes_that_ddp_launches(self, trained, prepared):
+        before = list(sys.argv)
+        build(DOMAIN, "test", ["--run", str(trained), "--data.root", str(prepared)], run=False)
+        assert sys.argv == before
+
+    def test_our_one_private_override_still_overrides(self):
+        from lightning.pytorch.cli import LightningCLI
+
+        from apps.common.run import HeptadCLI
+
+        assert HeptadCLI._parse_ckpt_path is not LightningCLI._parse_ckpt_path
+
+    def test_other_options_inside_an_epoch_are_refused(self, heptad, prepared, tmp_path):
+        run = tmp_path / "run"
+        fit(heptad, prepared, run, "--save_every", "5", "--trainer.max_steps", "7")
+        last = run / "checkpoints" / "last.ckpt"
+        done = fit(heptad, prepared, run, "--ckpt_path", last, "--data.batch_size", "32", check=False)
+        assert done.returncode == 2
+        assert "data.batch_size=64, now it is 32" in done.stderr.splitlines()[-1]
+
+
+class TestResume:
+    DROPOUT = ("--model.dropout", "0.3", "--model.embedding_dropout", "0.2", "--model.lr_patience", "0")
+
+    def test_killed_in_mid_epoch_equals_uninterrupted(self, heptad, prepared, tmp_path):
+        whole, killed = tmp_path / "whole", tmp_path / "killed"
+        options = (*self.DROPOUT, "--trainer.max_epochs", "3", "--save_every", "5", "--data.batch_size", "16")
+        fit(heptad, prepared, whole, *options)
+        command = [sys.executable, "-m", "apps.cli", "ctr", "fit", *SMALL, "--data.root", str(prepared)]
+        command += ["--run", str(killed), *options, "--trainer.max_epochs", "1000"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        last = killed / "checkpoints" / "last.ckpt"
+        try:
+            deadline = time.monotonic() + 120
+            while not last.exists():
+                assert process.poll() is None, "the run ended before it could be killed"
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        stopped = read_checkpoint(last)["global_step"]
+        per_epoch = len(losses(whole)) // 3
+        assert stopped % per_epoch, "killed inside an epoch"
+        assert stopped < 2 * per_epoch
+        shutil.rmtree(killed / "log")  # what was logged behind the checkpoint before the kill proves nothing
+        fit(heptad, prepared, killed, *options, "--ckpt_path", last)
+        a, b = losses(whole), losses(killed)
+        assert min(b) == stopped
+        assert {step: a[step] for step in b} == b
+        assert max(a) == max(b)
+        assert_same_weights(whole, killed)
+
+    def test_resumed_at_the_end_of_an_epoch_equals_uninterrupted(self, heptad, prepared, tmp_path):
+        whole, parts = tmp_path / "whole", tmp_path / "parts"
+        fit(heptad, prepared, whole, *self.DROPOUT, "--trainer.max_epochs", "3")
+        fit(heptad, prepared, parts, *self.DROPOUT, "--trainer.max_epochs", "1")
+        last = parts / "checkpoints" / "last.ckpt"
+        fit(heptad, prepared, parts, *self.DROPOUT, "--trainer.max_epochs", "3", "--ckpt_path", last)
+        assert losses(whole) == losses(parts)
+        assert_same_weights(whole, parts)
+
+
+@pytest.mark.parametrize("update", ["lazy", "dense"])
+def test_two_processes_equal_one(heptad, prepared, tmp_path, update):
+    options = ("--model.table_update", update, "--model.table_l2", "0.001", "--trainer.max_epochs", "1")
+    options += ("--trainer.gradient_clip_val", "0.05", "--model.deep", "[8]", "--data.batch_size", "50")
+    one, two = tmp_path / "one", tmp_path / "two"
+    fit(heptad, prepared, one, *options)
+    fit(heptad, prepared, two, *options, "--trainer.devices", "2", "--trainer.strategy", "ddp")
+    a, b = losses(one), losses(two)
+    assert a.keys() == b.keys()
+    assert max(abs(a[step] - b[step]) for step in a) < 1e-6
+    ours, theirs = (read_tensors(run / "model" / "model.safetensors") for run in (one, two))
+    for name, tensor in ours.items():
+        torch.testing.assert_close(theirs[name], tensor, atol=1e-6, rtol=1e-5)
+    common = ("--data.root", prepared, "--ckpt_path", one / "checkpoints" / "best.ckpt", *SMALL)
+    heptad("ctr", "test", *common, "--run", one)
+    heptad("ctr", "test", *common, "--run", two, "--trainer.devices", "2", "--trainer.strategy", "ddp")
+    tables = [pl.read_parquet(run / "predictions.parquet") for run in (one, two)]
+    assert tables[0]["row"].equals(tables[1]["row"])
+    assert (tables[0]["probability"] - tables[1]["probability"]).abs().max() < 1e-6
+
+
+def test_averaged_weights_are_what_is_kept(heptad, prepared, tmp_path):
+    fit(heptad, prepared, tmp_path / "run", "--ema", "0.9", "--trainer.max_epochs", "1")
+    plain = tmp_path / "plain"
+    fit(heptad, prepared, plain, "--trainer.max_epochs", "1")
+    a, b = (read_tensors(path / "model" / "model.safetensors") for path in (tmp_path / "run", plain))
+    assert not torch.equal(a["output.weight"], b["output.weight"])
+
+
+def test_mixed_precision_trains(heptad, prepared, tmp_path):
+    fit(heptad, prepared, tmp_path / "run", "--trainer.precision", "bf16-mixed", "--trainer.max_epochs", "1")
+    assert all(loss == loss for loss in losses(tmp_path / "run").values())
+
+
+@pytest.mark.parametrize("name", [name for name in DOMAIN.shipped_configs()])
+def test_every_shipped_config_runs_a_step(name, heptad, prepared, tmp_path):
+    run = tmp_path / "run"
+    heptad(
+        "ctr", "fit", "--config", name, "--data.root", prepared, "--run", run, "--trainer.max_steps", "1",
+        "--trainer.limit_val_batches", "1", "--trainer.val_check_interval", "1", "--data.batch_size", "64",
+        "--trainer.enable_progress_bar", "false",
+    )  # fmt: skip
+    saved = yaml.safe_load((run / "fit.yaml").read_text())
+    assert saved["system"] in DOMAIN.systems
+    assert (run / "checkpoints" / "last.ckpt").exists() or (run / "checkpoints" / "best.ckpt").exists()
+
+
+def assert_same_weights(one: Path, two: Path) -> None:
+    a, b = (read_checkpoint(run / "checkpoints" / "last.ckpt") for run in (one, two))
+    assert a["global_step"] == b["global_step"]
+    assert all(torch.equal(tensor, b["state_dict"][name]) for name, tensor in a["state_dict"].items())

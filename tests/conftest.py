@@ -1,0 +1,67 @@
+"""Data and helpers that several tests use."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from data_prep.ctr.planted import write_planted_log
+from data_prep.ctr.prepare import prepare
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+
+Heptad = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not SHARED.is_dir():
+        absent = pytest.mark.skip(reason=f"{SHARED} is not there: real data samples are not part of the project")
+        for item in items:
+            if item.get_closest_marker("shared"):
+                item.add_marker(absent)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    return SHARED / "data"
+
+
+@pytest.fixture(scope="session")
+def raw_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with clicks.csv (categories, numbers, a bag, users) and schema.yaml."""
+    folder = tmp_path_factory.mktemp("raw")
+    write_planted_log(folder, rows=1500, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prepared(raw_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same log, prepared: 70 % train."""
+    out = tmp_path_factory.mktemp("prepared") / "log"
+    schema = raw_log / "schema.yaml"
+    options = {"schema": schema, "ratios": (0.7, 0.15, 0.15), "executor": "serial", "progress": False}
+    prepare("generic", raw_log / "clicks.csv", out, **options)
+    return out
+
+
+@pytest.fixture
+def heptad(tmp_path: Path) -> Heptad:
+    """Run the installed command in an empty folder; `check=False` to look at a failure."""
+
+    def run(*words: object, check: bool = True, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "apps.cli", *map(str, words)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=cwd or tmp_path, env=environment, timeout=300, check=False
+        )
+        if check and done.returncode:
+            raise AssertionError(f"heptad {' '.join(map(str, words))} failed:\n{done.stdout}\n{done.stderr}")
+        return done
+
+    return run
