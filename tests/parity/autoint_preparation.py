@@ -7,6 +7,8 @@ from typing import Any
 
 from data_prep.ctr.reproduction import rows_of, scale
 
+EXPECTED = {"index", "value", "label", "value_scaled"}
+
 
 def replay_json(case: dict[str, Any]) -> dict[str, Any]:
     """Index, value, label (and for Criteo value_scaled) of each data set of a case.
