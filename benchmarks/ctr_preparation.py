@@ -29,10 +29,10 @@ import psutil
 
 NUMBERS = [f"I{index}" for index in range(1, 14)]
 CATEGORIES = [f"C{index}" for index in range(1, 27)]
-# Sizes of Criteo's own columns, scaled so that a million rows show about 1.09 million distinct tokens.
+# Column sizes in the manner of Criteo's, set so that a million rows show about 1.09 million distinct tokens.
 SIZES = (
-    *(1400, 550, 1_000_000, 400_000, 300, 20, 12_000, 600, 3, 60_000, 5_000, 900_000, 3_200, 26, 11_000, 700_000, 10),
-    *(4_700, 2_000, 4, 800_000, 16, 15, 100_000, 80, 60_000),
+    *(1_400, 550, 250_000, 100_000, 300, 20, 12_000, 600, 3, 60_000, 5_000, 225_000, 3_200, 26, 11_000, 175_000, 10),
+    *(4_700, 2_000, 4, 200_000, 16, 15, 100_000, 80, 60_000),
 )
 MISSING = (0.45, 0, 0.21, 0.22, 0.03, 0.22, 0.04, 0, 0.04, 0.45, 0.04, 0.77, 0.22)
 STEP = 250_000  # rows generated at a time
