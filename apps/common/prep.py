@@ -19,7 +19,7 @@ def main(domain: Domain, command: str, options: Sequence[str]) -> None:
         description=f"Prepare raw data: {domain.title}. Options may be written with - or _.",
     )
     parser.add_function_arguments(load(domain.prepare))
-    arguments = parser.instantiate_classes(parser.parse_args(normalise(options))).as_dict()
+    arguments = parser.instantiate(parser.parse_args(normalise(options))).as_dict()
     card = load(domain.prepare)(**arguments)
     print(summary(Path(arguments["out"]), card))
 

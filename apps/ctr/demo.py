@@ -41,7 +41,7 @@ def demo(directory: Path) -> None:
     _heptad("explain", "--run", str(directory / "autoint"))
 
     rows = _compare(directory, truth)
-    figure = bars([row["auc"] for row in rows], [str(row["model"]) for row in rows], label="test AUC")
+    figure = bars([float(row["auc"]) for row in rows], [str(row["model"]) for row in rows], label="test AUC")
     caption = "The true probabilities of the generated log score best; chance is 0.5."
     report = write_report(
         directory / "report.html",

@@ -1,0 +1,1 @@
+"""Other programs as competitors of the training benchmark."""

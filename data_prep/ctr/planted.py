@@ -66,7 +66,7 @@ def write_planted_log(directory: Path, rows: int = 60_000, seed: int = 0) -> npt
         + (age_topics[age, ad_topic[ad]] + age_topics[age, ad_second[ad]]) / 2
         + hour_device[hour // 6, device]
     )
-    probabilities = 1 / (1 + np.exp(-logits))
+    probabilities: npt.NDArray[np.float64] = 1 / (1 + np.exp(-logits))
     frame = pl.DataFrame(
         {
             "click": (rng.random(rows) < probabilities).astype(np.uint8),

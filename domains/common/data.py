@@ -125,7 +125,7 @@ class HeptadData(LightningDataModule):
             return {}
         progress = self.trainer.fit_loop.epoch_loop.batch_progress
         # the loader's own count would be ahead of the model's by what is prefetched
-        done = 0 if progress.is_last_batch else progress.current.processed
+        done = 0 if progress.is_last_batch else int(progress.current.state_dict()["processed"])
         return {**self._order(), "batches": done}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

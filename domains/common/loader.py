@@ -15,7 +15,10 @@ Batch = dict[str, Tensor]
 class BlockStore(Protocol):
     """Rows in blocks that are read one at a time (for example, one Parquet file each)."""
 
-    sizes: Sequence[int]
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Rows of each block."""
+        ...
 
     def load(self, block: int) -> Batch:
         """Read one block: name -> tensor whose first axis is the block's rows."""

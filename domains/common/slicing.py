@@ -30,7 +30,7 @@ def sliced_sum(
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if not torch.is_grad_enabled():
-        parts = zip(*(tensor.split(size) for tensor in inputs), strict=True)
+        parts = zip(*(torch.split(tensor, size) for tensor in inputs), strict=True)
         return torch.stack([function(*part) for part in parts]).sum()
     value: Tensor = _SlicedSum.apply(function, size, len(inputs), *inputs, *trained)
     return value
@@ -63,7 +63,7 @@ class _SlicedSum(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[Any, ...]:
         gradients, ctx.gradients = ctx.gradients, None
         for gradient in gradients:

@@ -109,6 +109,8 @@ class AutoInt(nn.Module):
         torch.Size([1])
     """
 
+    bags: Tensor
+
     def __init__(
         self,
         fields: Sequence[Mapping[str, Any]],
@@ -239,7 +241,7 @@ class AutoInt(nn.Module):
             y = self._interact(x).transpose(1, 2)  # (B, D, M)
             kernel = self.output.weight.view(x.shape[1], -1).T  # the flat vector is (field, dim) in every checkpoint
             kernel = F.pad(kernel, (0, y.shape[2] - x.shape[1]))
-            logits = logits + torch.mv(y.flatten(1), kernel.flatten())  # eq. 9
+            logits = logits + F.linear(y.flatten(1), kernel.reshape(1, -1)).squeeze(1)  # eq. 9
             if self.output.bias is not None:
                 logits = logits + self.output.bias
         if self.deep is not None:
@@ -315,7 +317,7 @@ def _options(variant: Variant, residual: bool, scaled: bool | None, layer_norm: 
         options["scaled"] = scaled
     if layer_norm is not None:
         # the official program normalises behind the ReLU, FuxiCTR's option before it
-        behind = "after" if variant in ("official", "paper") else "before"
+        behind: Norm = "after" if variant in ("official", "paper") else "before"
         options["norm"] = behind if layer_norm else "none"
     return options
 
@@ -327,5 +329,5 @@ def _lookup(table: EmbeddingTable, bags: Tensor, ids: Tensor, values: Tensor, sl
     totals = values.new_zeros(values.shape[0], bags.shape[0]).index_add(1, slot_field, values)  # (B, M)
     # a bag is a weighted mean (eq. 4), an empty one the zero vector; other fields keep their value
     divisors = torch.where(bags & (totals != 0), totals, torch.ones_like(totals))
-    weighted = table(ids, values / divisors[:, slot_field])  # (B, S, d)
+    weighted: Tensor = table(ids, values / divisors[:, slot_field])  # (B, S, d)
     return weighted.new_zeros(ids.shape[0], bags.shape[0], weighted.shape[-1]).index_add(1, slot_field, weighted)

@@ -138,16 +138,16 @@ def _normalised_entropy(labels: Floats, losses: Floats) -> WeightedMetric:
         rate = _mean(labels, weights)
         if not 0 < rate < 1:
             return float("nan")
-        return _mean(losses, weights) / -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
+        return _mean(losses, weights) / -float(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
 
     return entropy
 
 
 def _mean(values: Floats, weights: Floats) -> float:
-    return _ratio(weights @ values, weights.sum())
+    return _ratio(np.dot(weights, values), weights.sum())
 
 
-def _ratio(numerator: float, denominator: float) -> float:
+def _ratio(numerator: Any, denominator: Any) -> float:
     return float(numerator / denominator) if denominator else float("nan")
 
 

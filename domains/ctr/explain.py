@@ -143,7 +143,7 @@ def permutation_importance(module: ClickModule, batches: list[Batch], names: lis
     size = len(batches[0]["ids"])
 
     def scores(ids: Tensor, values: Tensor) -> NDArray[np.float64]:
-        parts = zip(ids.split(size), values.split(size), strict=True)
+        parts = zip(torch.split(ids, size), torch.split(values, size), strict=True)
         return np.concatenate(
             [module({"ids": i, "values": v, **_slots(batches[0])}).double().numpy() for i, v in parts]
         )

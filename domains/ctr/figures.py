@@ -51,7 +51,7 @@ def _calibration(labels: Floats, probabilities: Floats, error: Estimate) -> Pict
     half = 1.96 / (1 + 3.84 / rows) * np.sqrt(rates * (1 - rates) / rows + 0.96 / rows**2)
     bounds = np.clip(np.stack([rates - (centre - half), centre + half - rates]), 0, None)
     figure, panel = axes(4.8, 4.4)
-    top = float(max(table["predicted"].max() or 0, rates.max(initial=0))) * 1.08 or 1.0  # type: ignore[arg-type]
+    top = float(max(table["predicted"].max() or 0, rates.max(initial=0))) * 1.08 or 1.0
     panel.plot([0, top], [0, top], color=GREY, linewidth=0.8)
     panel.errorbar(table["predicted"].to_numpy(), rates, yerr=bounds, fmt="o-", color=BLUE, markersize=4, linewidth=1)
     panel.set_xlabel("mean predicted probability")
@@ -70,7 +70,12 @@ def _scores(labels: Floats, probabilities: Floats) -> Picture:
         chosen = probabilities[labels == value]
         if len(chosen):
             panel.hist(
-                chosen, bins=edges, weights=np.full(len(chosen), 1 / len(chosen)), alpha=0.65, color=colour, label=name
+                chosen,
+                bins=edges.tolist(),
+                weights=np.full(len(chosen), 1 / len(chosen)),
+                alpha=0.65,
+                color=colour,
+                label=name,
             )
     panel.set_xlabel("predicted probability")
     panel.set_ylabel("share of the class")

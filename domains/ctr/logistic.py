@@ -34,4 +34,5 @@ class LogisticRegression(nn.Module):
     def forward(self, ids: Tensor, values: Tensor, slot_field: Tensor | None = None) -> Tensor:
         """Return logits (B,)."""
         del slot_field
-        return self.table(ids, values).sum(dim=(1, 2)) + self.bias
+        logits: Tensor = self.table(ids, values).sum(dim=(1, 2)) + self.bias
+        return logits

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
 from torchmetrics.classification import BinaryAUROC
 
+from domains.common.attention import FieldAttention
 from domains.common.intervals import Estimate
 from domains.common.loader import Batch
 from domains.common.module import HeptadModule
@@ -42,6 +43,8 @@ class ClickModule(HeptadModule):
         seed: of dropout.
         compile: compile what lies behind the table (needs a C++ compiler).
     """
+
+    net: AutoInt | LogisticRegression
 
     def __init__(
         self,
@@ -102,7 +105,7 @@ class ClickModule(HeptadModule):
 
     def predict_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """Probability of a click for each row."""
-        kept = {name: batch[name] for name in ("row", "label", "group") if name in batch}
+        kept: Batch = {name: batch[name] for name in ("row", "label", "group") if name in batch}
         return {**kept, "probability": self(batch).sigmoid().float()}
 
     def test_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
@@ -122,14 +125,14 @@ class ClickModule(HeptadModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam over everything; the tables in a group of their own."""
-        tables = [table.weight for table in self.tables()]
+        tables: list[Tensor] = [table.weight for table in self.tables()]
         others = [p for p in self.net.parameters() if all(p is not table for table in tables)]
+        groups: list[dict[str, Any]] = [{"params": others}, {"params": tables}]
         optimizer: Optimizer
         if self.table_update == "dense" and self.adam == "torch":
-            optimizer = Adam([{"params": others}, {"params": tables}], lr=self.lr, fused=True)
+            optimizer = Adam(groups, lr=self.lr, fused=True)
         else:
-            decay = self.table_l2 if self.table_update == "lazy" else 0.0
-            groups: list[dict[str, Any]] = [{"params": others}, {"params": tables, "weight_decay": decay}]
+            groups[1]["weight_decay"] = self.table_l2 if self.table_update == "lazy" else 0.0
             optimizer = LazyAdam(groups, lr=self.lr, form=self.adam)
         if self.lr_patience is None:
             return optimizer
@@ -165,6 +168,8 @@ class AutoIntModule(ClickModule):
         seed: of dropout.
         compile: compile the network behind the tables (needs a C++ compiler; slower start, faster steps).
     """
+
+    net: AutoInt
 
     def __init__(
         self,
@@ -222,7 +227,7 @@ class AutoIntModule(ClickModule):
     @property
     def widest(self) -> int:
         """Width of the widest interacting layer."""
-        return max((int(block.width) for block in self.net.blocks), default=16)
+        return max((block.width for block in self.net.blocks if isinstance(block, FieldAttention)), default=16)
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean binary cross entropy, on a CPU in slices of the batch that stay in the cache."""

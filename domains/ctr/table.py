@@ -55,7 +55,7 @@ class _ScaledRows(torch.autograd.Function):
         return F.embedding(ids, weight).mul_(values[..., None])
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor]:
         ids, values = ctx.saved_tensors
         order, slots = torch.sort(ids.flatten())

@@ -203,8 +203,8 @@ def _fill(views: Mapping[str, Tensor], weights: Mapping[str, Tensor], source: st
 
 def _joined(block: FieldAttention) -> dict[str, tuple[Tensor, Tensor | None]]:
     """Kernel (out, in) and bias of each map that the block holds in one product."""
-    kernels = block.project.weight.data.split(block.width, dim=0)
-    biases = [None] * len(kernels) if block.project.bias is None else block.project.bias.data.split(block.width)
+    kernels = torch.split(block.project.weight.data, block.width)
+    biases = [None] * len(kernels) if block.project.bias is None else torch.split(block.project.bias.data, block.width)
     return {chunk: (kernel, bias) for chunk, kernel, bias in zip(_CHUNKS, kernels, biases, strict=False)}
 
 

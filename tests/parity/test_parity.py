@@ -52,7 +52,9 @@ def split_json(case: Any, expected: set[str]) -> tuple[Any, Any]:
         return case, {}
     given = {key: split_json(value, expected)[0] for key, value in case.items() if key not in expected}
     wanted = {key: value for key, value in case.items() if key in expected}
-    wanted |= {key: found for key, value in case.items() if key not in expected and (found := split_json(value, expected)[1])}
+    wanted |= {
+        key: found for key, value in case.items() if key not in expected and (found := split_json(value, expected)[1])
+    }
     return given, wanted
 
 

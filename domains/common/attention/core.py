@@ -44,7 +44,7 @@ def attend(
     if need_weights or (bias is not None and bias.requires_grad and q.device.type == "cpu"):
         # the fused CPU kernel has no gradient for the bias
         out, weights = _explicit(q, k, v, bias, mask, scale, dropout)
-        return out, weights if need_weights else None
+        return out, (weights if need_weights else None)
     if dropout == 0.0 and bias is None and suits(q, k, v):
         keys = q.shape[-2] if mask is None else _unpadded(mask, k.shape[-2])
         if keys:
@@ -84,11 +84,10 @@ def _fused(
     scale: float | None,
     dropout: float,
 ) -> Tensor:
+    combined = mask
     if bias is not None:
         bias = bias.to(q.dtype)
         combined = bias if mask is None else bias.masked_fill(~mask, -math.inf)
-    else:
-        combined = mask
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=combined, dropout_p=dropout, scale=scale)
     if mask is not None:
         # the fused kernels disagree on rows without any key: some give NaN, some the mean of v

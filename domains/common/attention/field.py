@@ -76,7 +76,7 @@ class FieldAttention(Recordable):
 
     def reset_parameters(self) -> None:
         """Glorot-uniform kernels, each of the joined maps for itself, and zero biases (the official start)."""
-        for kernel in self.project.weight.split(self.width, dim=0):
+        for kernel in torch.split(self.project.weight, self.width):
             nn.init.xavier_uniform_(kernel)
         if self.project.bias is not None:
             nn.init.zeros_(self.project.bias)
@@ -100,7 +100,7 @@ class FieldAttention(Recordable):
         if whole:
             joined = joined.relu()
         # unbound before they are transposed: the gradient is then one straight copy
-        q, k, v, *rest = joined.unflatten(1, (heads, chunks, -1)).unbind(2)  # (B, H, c, M)
+        q, k, v, *rest = joined.view(-1, heads, chunks, self.width // heads, fields).unbind(2)  # (B, H, c, M)
         if self.activated and not whole:
             q, k, v = q.relu(), k.relu(), v.relu()  # eq. 5
         dropout = self.dropout if self.training else 0.0
@@ -126,7 +126,7 @@ class FieldAttention(Recordable):
 
     def _by_head(self, rows: Tensor) -> Tensor:
         """Order rows (map, head, channel) as (head, map, channel)."""
-        return rows.unflatten(0, (-1, self.heads, self.width // self.heads)).transpose(0, 1).flatten(0, 2)
+        return rows.view(-1, self.heads, self.width // self.heads, *rows.shape[1:]).transpose(0, 1).flatten(0, 2)
 
 
 def map_channels(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
     Shape:
         x (..., L, heads * head_dim) -> (..., heads, L, head_dim).
     """
-    return x.unflatten(-1, (heads, -1)).transpose(-3, -2)
+    return x.view(*x.shape[:-1], heads, x.shape[-1] // heads).transpose(-3, -2)
 
 
 def merge_heads(x: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ class _AttendShort(torch.autograd.Function):
         return out.view(*lead, dim, length).transpose(-1, -2)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, ones, e, out, inverse = ctx.saved_tensors
         _, dim, length = out.shape
