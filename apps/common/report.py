@@ -67,11 +67,28 @@ def write_report(
         metrics=metrics or {},
         tables=tables or {},
         pictures=[{"title": p.title, "caption": p.caption, "data": _embed(p)} for p in pictures],
-        card=card or {},
+        card=_data_rows(card) if card else [],
         settings=settings,
     )
     write_whole(path, html.encode())
     return path
+
+
+def _data_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the report says of the data, from `dataset.json`."""
+    rule, group, rejects = card.get("split_rule", {}), card.get("group"), card.get("rejects", {})
+    ratios = " : ".join(f"{ratio:g}" for ratio in rule.get("ratios") or ())
+    rows = [("name", str(card.get("name"))), ("licence", str(card.get("licence")))]
+    rows += [(split, f"{entry['rows']:,} rows") for split, entry in card.get("splits", {}).items()]
+    rows.append(("split by", f"{rule.get('kind', 'unknown')} {ratios}, seed {rule.get('seed', 'none')}"))
+    if group:
+        apart = "each on one side only" if group.get("kept_apart") else "may be on several sides"
+        rows.append(("independent unit", f"{group['name']} ({apart})"))
+    else:
+        rows.append(("independent unit", "row (the data name no group)"))
+    rows.append(("rejected", f"{rejects.get('count', 0):,} records ({rejects.get('share', 0):.3%})"))
+    rows += [("source", f"{s['path']}, {s['bytes']:,} bytes, sha256 {s['sha256']}") for s in card.get("sources", [])]
+    return rows
 
 
 def _embed(picture: Picture) -> str:

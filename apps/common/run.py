@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,6 @@ BEST, LAST = "checkpoints/best.ckpt", "checkpoints/last.ckpt"
 
 def main(domain: Domain, command: str, options: Sequence[str]) -> None:
     """Run one verb of the trainer."""
-    # Lightning advertises other products at this level; warnings stay
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     asks_help = "--help" in options or "-h" in options
     words = resolve_configs(domain, options) if command == "fit" or asks_help else from_run(domain, options)
     build(domain, command, words)
@@ -36,6 +35,7 @@ def main(domain: Domain, command: str, options: Sequence[str]) -> None:
 
 def build(domain: Domain, verb: str, options: Sequence[str], *, run: bool = True) -> HeptadCLI:
     """Make the command line of one verb and, unless `run` is False, run it."""
+    _quiet()
     system = domain.systems[system_of(domain, options)]
     stored = stored_arguments(options)
 
@@ -57,6 +57,19 @@ def build(domain: Domain, verb: str, options: Sequence[str], *, run: bool = True
         load_from_checkpoint_support=False,  # it stores class objects; hyper-parameters stay plain
         save_config_callback=SaveRunConfig,
     )
+
+
+def _quiet() -> None:
+    """Leave out what the user can neither mend nor use; every other warning stays."""
+    # Lightning advertises other products at this level
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        "Be aware that when using `ckpt_path`, callbacks",  # a test needs no checkpoint writers
+        ".*is deprecated, use `isinstance",  # Lightning's use of torch's tree utilities
+        "The '.*_dataloader' does not have many workers",  # ours slices whole columns, workers would slow it down
+    ):
+        warnings.filterwarnings("ignore", message)
 
 
 def stored_arguments(options: Sequence[str]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,6 +44,7 @@ def group_bootstrap(
     replicates: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    recentre: Collection[str] = (),
 ) -> dict[str, Estimate]:
     """Percentile bootstrap (Efron and Tibshirani, 1993, chapter 13) that resamples whole groups.
 
@@ -56,6 +57,8 @@ def group_bootstrap(
         replicates: number of resamples.
         level: probability of the interval.
         seed: of the resampling.
+        recentre: metrics that resampling biases, such as a calibration error, to which every resample adds noise in
+            every bin; their intervals are shifted so that the median resample lies on the value, not below 0.
 
     Returns:
         name -> estimate; bounds are NaN where fewer than two units exist, and ignore resamples in which the metric is
@@ -81,5 +84,8 @@ def group_bootstrap(
     for name, value in values.items():
         finite = np.asarray([draw for draw in draws[name] if np.isfinite(draw)])
         low, high = np.percentile(finite, [tail, 100 - tail]) if len(finite) else (float("nan"), float("nan"))
+        if name in recentre and len(finite):
+            bias = float(np.median(finite)) - value
+            low, high = max(low - bias, 0.0), high - bias
         result[name] = Estimate(value, float(low), float(high), units, level)
     return result

@@ -32,7 +32,7 @@ def evaluate_clicks(predictions: pl.DataFrame, *, replicates: int = 1000, seed: 
     metrics = click_metrics(labels, probabilities, groups)
     if len(labels) > LARGE:
         replicates = min(replicates, 200)
-    return group_bootstrap(metrics, len(labels), groups, replicates=replicates, seed=seed)
+    return group_bootstrap(metrics, len(labels), groups, replicates=replicates, seed=seed, recentre=("ece",))
 
 
 def click_metrics(

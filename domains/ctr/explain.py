@@ -32,12 +32,12 @@ class AttentionMaps:
     """Attention over a data set: the mean, and the maps of single rows.
 
     Shape:
-        mean (L, H, M, M); rows: row number -> (probability, label, (L, M, M) averaged over heads).
+        mean (L, H, M, M); rows: row number of a click -> (probability, (L, M, M) averaged over heads).
     """
 
     fields: list[str]
     mean: NDArray[np.float64]
-    rows: dict[int, tuple[float, float, NDArray[np.float64]]]
+    rows: dict[int, tuple[float, NDArray[np.float64]]]
 
 
 def explain(
@@ -50,7 +50,7 @@ def explain(
         data: prepared log; its test split is explained.
         directory: where the files go.
         rows: how many rows of the split to use, from its beginning.
-        samples: how many of the most and of the least sure correct clicks to draw.
+        samples: how many of the clicks with the highest and with the lowest probability to draw.
     """
     batches = list(_first(data.test_dataloader(), rows))
     pictures = []
@@ -76,8 +76,9 @@ def explain(
         Picture("Attention between fields", caption, mean),
         Picture("Strongest interactions", "Pairs of different fields, averaged over layers and heads.", strongest),
     ]
-    for row, (probability, label, matrix) in maps.rows.items():
-        title = f"Row {row}: predicted {probability:.3f}, {'click' if label else 'no click'}"
+    half = len(maps.rows) // 2
+    for place, (row, (probability, matrix)) in enumerate(maps.rows.items()):
+        title = f"A click {'missed' if place < half else 'found'}: row {row}, predicted {probability:.3f}"
         figure = heat_map(matrix.mean(axis=0), maps.fields, label="attention")
         pictures.append(Picture(title, "Attention inside this one row, mean over layers and heads.", figure))
     return pictures
@@ -85,14 +86,14 @@ def explain(
 
 @torch.no_grad()
 def attention_maps(module: ClickModule, batches: Iterable[Batch], samples: int) -> AttentionMaps:
-    """Average the attention of every layer and head over the data; keep the maps of a few telling rows."""
+    """Average the attention of every layer and head over the data; keep the maps of a few best and worst clicks."""
     net = module.net
     if not isinstance(net, AutoInt):
         raise TypeError(f"{type(net).__name__} has no attention")
     module.eval()
     total: Tensor | None = None
     seen = 0
-    kept: list[tuple[float, float, int, NDArray[np.float64]]] = []
+    kept: list[tuple[float, int, NDArray[np.float64]]] = []
     for batch in batches:
         with record(net) as recorded:
             probabilities = module(batch).sigmoid()
@@ -100,19 +101,19 @@ def attention_maps(module: ClickModule, batches: Iterable[Batch], samples: int) 
         summed = weights.double().sum(dim=0)
         total = summed if total is None else total + summed
         seen += len(weights)
-        labels = batch.get("label", torch.zeros(len(weights)))
-        sureness = probabilities * labels  # clicks only
-        order = sureness.argsort(descending=True)
-        for i in {*order[:samples].tolist(), *order[-samples:].tolist()}:
-            entry = (float(probabilities[i]), float(labels[i]), int(batch["row"][i]))
-            kept.append((*entry, weights[i].mean(dim=1).double().numpy()))
-        kept.sort(key=lambda item: item[0])
+        clicks = batch["label"].nonzero().squeeze(1)
+        order = clicks[probabilities[clicks].argsort()]
+        kept += [
+            (float(probabilities[i]), int(batch["row"][i]), weights[i].mean(dim=1).double().numpy())
+            for i in {*order[:samples].tolist(), *order[-samples:].tolist()}
+        ]
+        kept.sort(key=lambda item: item[:2])
         if len(kept) > 2 * samples:
             kept = kept[:samples] + kept[-samples:]
     if total is None:
         raise ValueError("no rows to explain")
     fields = [net.layout.names[i] for i in net.attended]
-    rows = {row: (probability, label, matrix) for probability, label, row, matrix in kept}
+    rows = {row: (probability, matrix) for probability, row, matrix in kept}
     return AttentionMaps(fields, (total / seen).numpy(), rows)
 
 
@@ -184,8 +185,8 @@ def _as_json(maps: AttentionMaps) -> bytes:
         "axes": ["layer", "head", "query field", "key field"],
         "mean": maps.mean.round(6).tolist(),
         "rows": [
-            {"row": row, "probability": probability, "label": label, "attention": matrix.round(6).tolist()}
-            for row, (probability, label, matrix) in maps.rows.items()
+            {"row": row, "probability": probability, "attention": matrix.round(6).tolist()}
+            for row, (probability, matrix) in maps.rows.items()
         ],
     }
     return json.dumps(content).encode()
