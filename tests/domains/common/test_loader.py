@@ -104,3 +104,11 @@ def test_epochs_and_seeds_differ_and_pools_mix():
 def test_seeds_of_different_tuples_differ(a, b):
     assert 0 <= mix_seed(*a) < 2**63
     assert (mix_seed(*a) == mix_seed(*b)) == (a == b)
+
+
+def test_memory_is_two_pools_whatever_the_data():
+    store = Numbers([10] * 50)
+    batches = iter(BatchLoader(store, 10, pool_rows=10, shuffle=True))
+    for taken in range(1, 20):
+        next(batches)
+        assert len(store.read) <= taken + 2
