@@ -12,6 +12,8 @@ from apps.common.configs import find_config
 from apps.common.domain import Domain
 from domains.common.errors import ConfigError
 
+BEST = "checkpoints/best.ckpt"
+
 
 def option(options: Sequence[str], name: str) -> str | None:
     """Return the last value of `--name VALUE` or `--name=VALUE`."""
@@ -50,7 +52,7 @@ def from_run(domain: Domain, options: Sequence[str]) -> list[str]:
     if directory is not None and option(words, "config") is None and (directory / "fit.yaml").is_file():
         words = ["--config", str(directory / "fit.yaml"), *words]
     if option(words, "ckpt_path") is None and option(words, "init_from") is None:
-        best = directory / "checkpoints" / "best.ckpt" if directory is not None else None
+        best = directory / BEST if directory is not None else None
         if best is None or not best.is_file():
             raise ConfigError(
                 "no weights to use: name a finished run (--run DIR), a checkpoint (--ckpt_path FILE), or published"

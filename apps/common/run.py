@@ -16,14 +16,12 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from apps.common.domain import Domain, load
-from apps.common.options import from_run, option, resolve_configs, system_of
+from apps.common.options import BEST, from_run, option, resolve_configs, system_of
 from apps.common.report import write_test_report
 from domains.common.callbacks import PredictionTable, write_whole
 from domains.common.errors import ConfigError
 from domains.common.files import fill, local_path, read_checkpoint
 from domains.common.hub import network_tensors, publish
-
-BEST, LAST = "checkpoints/best.ckpt", "checkpoints/last.ckpt"
 
 
 def main(domain: Domain, command: str, options: Sequence[str]) -> None:

@@ -99,6 +99,16 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None
     Raises:
         CheckpointMismatchError: names or shapes differ.
     """
+    check_fit(network, tensors, source)
+    network.load_state_dict(dict(tensors))
+
+
+def check_fit(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Compare names and shapes with those of a network.
+
+    Raises:
+        CheckpointMismatchError: names or shapes differ.
+    """
     own = network.state_dict()
     wrong = [
         f"{name}: {tuple(tensor.shape)} != {tuple(own[name].shape)}"
@@ -108,4 +118,3 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None
     missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     if wrong or missing or unexpected:
         raise CheckpointMismatchError(source, missing, unexpected, wrong)
-    network.load_state_dict(dict(tensors))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -171,10 +171,6 @@ class BatchLoader:
         if self._whole is None:  # it all fits one pool: read once, keep for every epoch
             self._whole = _join([self.store.load(block) for block in blocks])
         return self._whole
-
-    def state(self) -> Mapping[str, Any]:
-        """Describe the order, for the checkpoint: what must be the same for a resumed run to continue exactly."""
-        return {"seed": self.seed, "batch_size": self.batch_size, "rows": self.rows, "pool_rows": self.pool_rows}
 
 
 def _join(pieces: Sequence[Batch]) -> Batch:

@@ -10,7 +10,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
-from domains.common.errors import CheckpointMismatchError
+from domains.common.files import check_fit
 from domains.common.intervals import Estimate
 from domains.common.loader import mix_seed
 from domains.common.optim import coalesced
@@ -79,13 +79,5 @@ class HeptadModule(LightningModule):
             CheckpointMismatchError: with `strict`, names or shapes differ.
         """
         if strict:
-            own = self.state_dict()
-            wrong = [
-                f"{name}: {tuple(tensor.shape)} != {tuple(own[name].shape)}"
-                for name, tensor in state_dict.items()
-                if name in own and tensor.shape != own[name].shape
-            ]
-            missing, unexpected = own.keys() - state_dict.keys(), state_dict.keys() - own.keys()
-            if wrong or missing or unexpected:
-                raise CheckpointMismatchError("checkpoint", sorted(missing), sorted(unexpected), wrong)
+            check_fit(self, state_dict, "checkpoint")
         return super().load_state_dict(state_dict, strict=strict, assign=assign)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -149,8 +148,3 @@ def _mean(values: Floats, weights: Floats) -> float:
 
 def _ratio(numerator: Any, denominator: Any) -> float:
     return float(numerator / denominator) if denominator else float("nan")
-
-
-def summary(metrics: Mapping[str, Estimate]) -> str:
-    """One line per metric: name, value, interval."""
-    return "\n".join(f"{name:20} {e.value:.5f}  [{e.low:.5f}, {e.high:.5f}]" for name, e in metrics.items())
