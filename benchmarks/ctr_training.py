@@ -145,25 +145,24 @@ def start(
 
 
 def compare(peer: Variant, setting: Setting, options: argparse.Namespace) -> list[str]:
-    """Run one peer and ours in turns; return the two rows of the table."""
+    """Run one peer and ours in turns; return their rows of the table."""
+    ours = (f"Heptad, {peer} maths", sys.executable, f"{options.ours}:{peer}")
+    theirs = (PEERS[peer], options.peer_python, f"benchmarks.peers.autoint_{peer.removesuffix('_torch')}:build")
     with contextlib.ExitStack() as stack:
         both = [
             stack.enter_context(start(name, python, target, setting, options.threads, verbose=options.verbose))
-            for name, python, target in (
-                (PEERS[peer], options.peer_python, f"benchmarks.peers.autoint_{peer.removesuffix('_torch')}:build"),
-                (f"Heptad, {peer} maths", sys.executable, f"{options.ours}:{peer}"),
-            )
+            for name, python, target in ((theirs, ours) if options.peer_python else (ours,))
         ]
         for competitor in both:
             competitor.run(options.warmup, keep=False)
         for _ in range(options.repeats):
             for competitor in both:
                 competitor.run(options.steps)
-    theirs = statistics.median(both[0].speeds)
+    first = statistics.median(both[0].speeds)
     what = f"{setting.vocabulary:,} / {setting.batch} / {setting.width}"
     return [
         f"| {what} | {c.name} | {min(c.speeds):,.0f} | **{statistics.median(c.speeds):,.0f}** | {max(c.speeds):,.0f} "
-        f"| {statistics.median(c.speeds) / theirs:.2f} | {c.peak_mib:,.0f} | {c.loss:.4f} |"
+        f"| {statistics.median(c.speeds) / first:.2f} | {c.peak_mib:,.0f} | {c.loss:.4f} |"
         for c in both
     ]
 
@@ -171,7 +170,7 @@ def compare(peer: Variant, setting: Setting, options: argparse.Namespace) -> lis
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer-python", required=True, help="interpreter which has the peers installed")
+    parser.add_argument("--peer-python", help="interpreter which has the peers installed; without it ours runs alone")
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument(
         "--settings",

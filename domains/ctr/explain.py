@@ -97,7 +97,9 @@ def attention_maps(module: ClickModule, batches: Iterable[Batch], samples: int) 
     for batch in batches:
         with record(net) as recorded:
             probabilities = module(batch).sigmoid()
-        weights = torch.stack([recorded[f"blocks.{i}"][0] for i in range(len(net.blocks))], dim=1)  # (B, L, H, M, M)
+        weights = torch.stack(
+            [torch.cat(recorded[f"blocks.{i}"]) for i in range(len(net.blocks))], dim=1
+        )  # (B, L, H, M, M)
         summed = weights.double().sum(dim=0)
         total = summed if total is None else total + summed
         seen += len(weights)

@@ -229,10 +229,22 @@ class AutoIntModule(ClickModule):
         """Width of the widest interacting layer."""
         return max((block.width for block in self.net.blocks if isinstance(block, FieldAttention)), default=16)
 
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits (B,) of a batch; outside training on a CPU in slices that stay in the cache."""
+        if self.slice_rows is None or torch.is_grad_enabled() or not self._on_cpu(batch):
+            return super().forward(batch)
+        inputs = self.net.lookup(batch["ids"], batch["values"], batch.get("slot_field"))
+        parts = zip(*(torch.split(tensor, self.slice_rows) for tensor in inputs), strict=True)
+        return torch.cat([self.net.score(*part) for part in parts])
+
+    @staticmethod
+    def _on_cpu(batch: Batch) -> bool:
+        return batch["ids"].device.type == "cpu" and len(batch["ids"]) > 0
+
     def loss(self, batch: Batch) -> Tensor:
         """Mean binary cross entropy, on a CPU in slices of the batch that stay in the cache."""
         label = batch["label"]
-        if self.slice_rows is None or label.device.type != "cpu" or not len(label):
+        if self.slice_rows is None or not self._on_cpu(batch):
             return super().loss(batch)
         tables = {id(table.weight) for table in self.tables()}
         behind = [parameter for parameter in self.net.parameters() if id(parameter) not in tables]
