@@ -88,7 +88,11 @@ def _unknown(what: str, word: str, known: dict[str, str] | dict[str, tuple[str, 
 
 
 def _is_for_the_user(error: Exception) -> bool:
-    roots = (("domains.common.errors", "HeptadError"), ("data_prep.common.errors", "PrepError"))
+    roots = (
+        ("domains.common.errors", "HeptadError"),
+        ("data_prep.common.errors", "PrepError"),
+        ("lightning.fabric.utilities.exceptions", "MisconfigurationException"),  # contradictory trainer options
+    )
     loaded = [getattr(sys.modules[module], name) for module, name in roots if module in sys.modules]
     return isinstance(error, tuple(loaded))
 

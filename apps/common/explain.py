@@ -16,7 +16,7 @@ def main(domain: Domain, command: str, options: Sequence[str]) -> None:
     """Explain a run; options are those of `test`."""
     asks_help = "--help" in options or "-h" in options
     words = resolve_configs(domain, options) if asks_help else from_run(domain, options)
-    cli = build(domain, "test", words, run=False)
+    cli = build(domain, "test", words, run=False, title=command)
     checkpoint = cli.config["test"].ckpt_path
     if checkpoint is not None:
         fill(cli.model.net, network_tensors(checkpoint), str(checkpoint))

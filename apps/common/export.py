@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from apps.common.domain import Domain
 from apps.common.options import from_run
 from apps.common.run import build
-from domains.common.errors import HeptadError, MissingExtraError
+from domains.common.errors import ConfigError, HeptadError, MissingExtraError
 from domains.common.files import fill
 from domains.common.hub import network_tensors, publish
+from domains.common.module import HeptadModule
 
 TOLERANCE = 1e-5
 
@@ -26,71 +27,80 @@ def main(domain: Domain, command: str, options: Sequence[str]) -> None:
     parser.add_argument("--format", choices=["hub", "torch", "onnx"], default="hub")
     parser.add_argument("--out", required=True, type=Path, help="directory (hub) or file to write")
     arguments, rest = parser.parse_known_args(options)
-    cli = build(domain, "test", from_run(domain, rest), run=False)
+    cli = build(domain, "test", from_run(domain, rest), run=False, title=command)
     module = cli.model
     checkpoint = cli.config["test"].ckpt_path
     if checkpoint is not None:
         fill(module.net, network_tensors(checkpoint), str(checkpoint))
     module.net.eval()
     if arguments.format == "hub":
-        publish(arguments.out, module.net, f"# {type(module.net).__name__}\n")
+        publish(arguments.out, module.net, cli.card())
     else:
         export = {"torch": export_torch, "onnx": export_onnx}[arguments.format]
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        export(module.net, module.example_inputs(), arguments.out)
+        export(module, arguments.out)
     print(f"exported: {arguments.out}")
 
 
-def export_torch(network: nn.Module, example: tuple[Tensor, ...], path: Path) -> None:
-    """Write a `torch.export` program with a free batch size, and compare it with the network.
+def export_torch(module: HeptadModule, path: Path) -> None:
+    """Write a `torch.export` program whose batch size and other free axes are free, and compare it with the network.
 
     Raises:
-        HeptadError: the program disagrees with the network.
+        HeptadError: the network cannot be exported, or the program disagrees with it.
     """
-    program = torch.export.export(network, example, dynamic_shapes=_dynamic(example))
-    partial = path.with_name(f".{path.name}.part")
-    torch.export.save(program, partial)
-    _compare(network, torch.export.load(partial).module(), example, path)
+    if path.suffix != ".pt2":
+        raise ConfigError(f"--out {path}: a torch.export program has the ending .pt2; rename it")
+    partial = path.with_name(f".part-{path.name}")
+    torch.export.save(_program(module, path), partial)
+    _compare(module, torch.export.load(partial).module(), path)
     partial.replace(path)
 
 
-def export_onnx(network: nn.Module, example: tuple[Tensor, ...], path: Path) -> None:
-    """Write an ONNX model with a free batch size, and compare it with the network.
+def export_onnx(module: HeptadModule, path: Path) -> None:
+    """Write an ONNX model whose batch size and other free axes are free, and compare it with the network.
 
     Raises:
         MissingExtraError: onnx is not installed.
-        HeptadError: the model disagrees with the network.
+        HeptadError: the network cannot be exported, or the model disagrees with it.
     """
     try:
         import onnxruntime
         import onnxscript  # noqa: F401 (torch.onnx needs it and says so less clearly)
     except ImportError as error:
         raise MissingExtraError(str(error.name), "onnx") from None
-    partial = path.with_name(f".{path.name}.part")
-    program = torch.export.export(network, example, dynamic_shapes=_dynamic(example))
-    torch.onnx.export(program, (), partial, dynamo=True, external_data=False, verbose=False)
+    partial = path.with_name(f".part-{path.name}")
+    torch.onnx.export(_program(module, path), (), partial, dynamo=True, external_data=False, verbose=False)
     session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
     names = [entry.name for entry in session.get_inputs()]
 
     def run(*inputs: Tensor) -> Tensor:
-        given = dict(zip(names, (tensor.numpy() for tensor in inputs), strict=False))
+        given = dict(zip(names, (tensor.numpy() for tensor in inputs), strict=True))
         return torch.from_numpy(session.run(None, given)[0])
 
-    _compare(network, run, example, path)
+    _compare(module, run, path)
     partial.replace(path)
 
 
-def _dynamic(example: tuple[Tensor, ...]) -> tuple[dict[int, Any], ...]:
-    batch = torch.export.Dim("batch", min=1)
-    rows = len(example[0])
-    return tuple({0: batch} if len(tensor) == rows and tensor.ndim > 1 else {} for tensor in example)
+def _program(module: HeptadModule, path: Path) -> torch.export.ExportedProgram:
+    example, axes = module.example_inputs(), module.free_axes()
+    dims = {name: torch.export.Dim(name) for name in {name for free in axes for name in free.values()}}
+    shapes = tuple({axis: dims[name] for axis, name in free.items()} for free in axes)
+    try:
+        return torch.export.export(module.net, example, dynamic_shapes=shapes)
+    except Exception as error:  # torch raises a dozen kinds, none of which a user can act on
+        reason = str(error).strip().splitlines()[0]
+        raise HeptadError(
+            f"{path}: {type(module.net).__name__} cannot be exported with these options ({reason})"
+        ) from error
 
 
 @torch.no_grad()
-def _compare(network: nn.Module, exported: Callable[..., Any], example: tuple[Tensor, ...], path: Path) -> None:
-    rows = len(example[0])
-    wider = tuple(torch.cat([t, t, t]) if len(t) == rows and t.ndim > 1 else t for t in example)
-    want, got = network(*wider), exported(*wider)
-    error = float((want - got).abs().max())
-    if not error <= TOLERANCE:
-        raise HeptadError(f"{path}: the exported program differs from the network by {error:.1e}; it was not written")
+def _compare(module: HeptadModule, exported: Callable[..., Any], path: Path) -> None:
+    for size in (1, 5):
+        inputs = module.example_inputs(rows=size, length=size + 1)
+        want, got = module.net(*inputs), exported(*inputs)
+        error = float((want - got).abs().max())
+        if not error <= TOLERANCE:
+            raise HeptadError(
+                f"{path}: the exported program differs from the network by {error:.1e}; it was not written"
+            )

@@ -13,21 +13,28 @@ from apps.common.domain import Domain
 from domains.common.errors import ConfigError
 
 BEST = "checkpoints/best.ckpt"
+CONFIG = ("--config", "-c")
+
+
+def values(options: Sequence[str], *names: str) -> list[str]:
+    """Return the values of `NAME VALUE` and `NAME=VALUE`, in order."""
+    found = []
+    for i, word in enumerate(options):
+        if word in names and i + 1 < len(options):
+            found.append(options[i + 1])
+        elif word.startswith(tuple(f"{name}=" for name in names if name.startswith("--"))):
+            found.append(word.partition("=")[2])
+    return found
 
 
 def option(options: Sequence[str], name: str) -> str | None:
-    """Return the last value of `--name VALUE` or `--name=VALUE`."""
-    value = None
-    for i, word in enumerate(options):
-        if word == f"--{name}" and i + 1 < len(options):
-            value = options[i + 1]
-        elif word.startswith(f"--{name}="):
-            value = word.partition("=")[2]
-    return value
+    """Return the last value of `--name`."""
+    found = values(options, f"--{name}")
+    return found[-1] if found else None
 
 
 def resolve_configs(domain: Domain, options: Sequence[str]) -> list[str]:
-    """Replace names of shipped configurations behind `--config` by their files."""
+    """Replace names of shipped configurations behind `--config` and `-c` by their files."""
     resolved = []
     after = False
     for word in options:
@@ -35,7 +42,7 @@ def resolve_configs(domain: Domain, options: Sequence[str]) -> list[str]:
             word = str(find_config(domain, word))
         elif word.startswith("--config="):
             word = f"--config={find_config(domain, word.partition('=')[2])}"
-        after = word == "--config" and not after
+        after = word in CONFIG and not after
         resolved.append(word)
     return resolved
 
@@ -49,7 +56,7 @@ def from_run(domain: Domain, options: Sequence[str]) -> list[str]:
     words = resolve_configs(domain, options)
     run = option(words, "run")
     directory = Path(run) if run else None
-    if directory is not None and option(words, "config") is None and (directory / "fit.yaml").is_file():
+    if directory is not None and not values(words, *CONFIG) and (directory / "fit.yaml").is_file():
         words = ["--config", str(directory / "fit.yaml"), *words]
     if option(words, "ckpt_path") is None and option(words, "init_from") is None:
         best = directory / BEST if directory is not None else None
@@ -63,16 +70,16 @@ def from_run(domain: Domain, options: Sequence[str]) -> list[str]:
 
 
 def system_of(domain: Domain, options: Sequence[str]) -> str:
-    """Name of the system: `--system`, else what a configuration says, else the domain's default.
+    """Name of the system: `--system`, else what the configurations say (later wins), else the domain's default.
 
     Raises:
         ConfigError: there is no such system.
     """
     name = option(options, "system")
-    config = option(options, "config")
-    if name is None and config is not None:
-        content: Any = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-        name = content.get("system") if isinstance(content, dict) else None
+    if name is None:
+        for config in values(options, *CONFIG):
+            content: Any = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+            name = content.get("system", name) if isinstance(content, dict) else name
     name = name or domain.default_system
     if name not in domain.systems:
         raise ConfigError(f"--system {name}: unknown; {domain.name} has: {', '.join(domain.systems)}")

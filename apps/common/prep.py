@@ -25,7 +25,7 @@ def main(domain: Domain, command: str, options: Sequence[str]) -> None:
 
 
 def normalise(options: Sequence[str]) -> list[str]:
-    """`DATASET --raw A B --min-count 5` -> `--dataset DATASET --raw ["A", "B"] --min_count 5`."""
+    """`X --raw A B --ratios 0.7 0.2 0.1` -> `--dataset X --raw ["A", "B"] --ratios [0.7,0.2,0.1]`; - becomes _."""
     words: list[str] = []
     rest = list(options)
     if rest and not rest[0].startswith("-"):
@@ -36,11 +36,11 @@ def normalise(options: Sequence[str]) -> list[str]:
         if name.startswith("--"):
             word = name.replace("-", "_").replace("__", "--", 1) + equals + value
         words.append(word)
-        if word == "--raw":
-            paths = []
+        if word in ("--raw", "--ratios"):
+            given: list[str] = []
             while rest and not rest[0].startswith("--"):
-                paths.append(rest.pop(0))
-            words.append(json.dumps(paths))
+                given.append(rest.pop(0))
+            words.append(json.dumps(given) if word == "--raw" else f"[{','.join(given).strip('[]')}]")
     return words
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from lightning import Callback, LightningModule, Trainer
@@ -18,10 +19,11 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from apps.common.domain import Domain, load
 from apps.common.options import BEST, from_run, option, resolve_configs, system_of
 from apps.common.report import write_test_report
-from domains.common.callbacks import PredictionTable, write_whole
+from domains.common.callbacks import LastCheckpoint, PredictionTable, write_whole
 from domains.common.errors import ConfigError
 from domains.common.files import fill, local_path, read_checkpoint
 from domains.common.hub import network_tensors, publish
+from domains.common.module import HeptadModule
 
 
 def main(domain: Domain, command: str, options: Sequence[str]) -> None:
@@ -31,8 +33,8 @@ def main(domain: Domain, command: str, options: Sequence[str]) -> None:
     build(domain, command, words)
 
 
-def build(domain: Domain, verb: str, options: Sequence[str], *, run: bool = True) -> HeptadCLI:
-    """Make the command line of one verb and, unless `run` is False, run it."""
+def build(domain: Domain, verb: str, options: Sequence[str], *, run: bool = True, title: str = "") -> HeptadCLI:
+    """Make the command line of one verb (called `title` in its help) and, unless `run` is False, run it."""
     _quiet()
     system = domain.systems[system_of(domain, options)]
     stored = stored_arguments(options)
@@ -46,6 +48,7 @@ def build(domain: Domain, verb: str, options: Sequence[str], *, run: bool = True
             return {verb: LightningCLI.subcommands()[verb]}
 
     VerbCLI.domain, VerbCLI.verb, VerbCLI.stored, VerbCLI.runs = domain, verb, stored, run
+    VerbCLI.model_type = load(system.module)
     return VerbCLI(
         load(system.module),
         load(system.data),
@@ -54,6 +57,7 @@ def build(domain: Domain, verb: str, options: Sequence[str], *, run: bool = True
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,  # it stores class objects; hyper-parameters stay plain
         save_config_callback=SaveRunConfig,
+        parser_kwargs={"prog": f"heptad {domain.name}", verb: {"prog": f"heptad {domain.name} {title or verb}"}},
     )
 
 
@@ -65,6 +69,7 @@ def _quiet() -> None:
     for message in (
         "Be aware that when using `ckpt_path`, callbacks",  # a test needs no checkpoint writers
         ".*is deprecated, use `isinstance",  # Lightning's use of torch's tree utilities
+        "The number of training batches .* is smaller than the logging interval",
         "The '.*_dataloader' does not have many workers",  # ours slices whole columns, workers would slow it down
     ):
         warnings.filterwarnings("ignore", message)
@@ -91,6 +96,7 @@ class HeptadCLI(LightningCLI):
     verb: str
     stored: dict[str, Any]
     runs: bool
+    model_type: type[HeptadModule]
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options that every domain has."""
@@ -99,14 +105,18 @@ class HeptadCLI(LightningCLI):
         parser.add_argument("--run", type=str, default=f"runs/{domain.name}", help="folder of everything written")
         parser.add_argument("--init_from", type=str | None, default=None, help="start from these weights alone")
         parser.add_argument("--monitor", type=str, default=domain.monitor, help="metric that chooses best.ckpt")
-        parser.add_argument("--mode", type=str, default=domain.mode, help="whether it is minimised: min or max")
+        parser.add_argument("--mode", type=Literal["min", "max"], default=domain.mode, help="best is lowest or highest")
         parser.add_argument("--patience", type=int | None, default=None, help="stop after so many worse validations")
         parser.add_argument("--save_every", type=int, default=1000, help="steps between writings of last.ckpt")
         parser.add_argument("--ema", type=float | None, default=None, help="decay of averaged weights, e.g. 0.999")
         parser.add_argument("--replicates", type=int, default=1000, help="bootstrap resamples of test metrics")
         if self.verb == "predict" and domain.apply:
-            parser.add_argument("--raw", type=str | None, default=None, help="raw data to encode and predict")
-        parser.set_defaults({"trainer.use_distributed_sampler": False})  # our loaders slice by process themselves
+            parser.add_argument("--raw", type=str, nargs="+", help="raw data to encode and predict")
+            parser.add_argument("--out", type=str | None, default=None, help="folder to write (RUN/predict)")
+            parser.add_argument("--max_rejects", type=float, default=0.01, help="tolerated share of unusable records")
+            parser.add_argument("--workers", type=int | None, default=None, help="processes that encode")
+        # our loaders slice by process themselves; the summary's only news is said by before_fit
+        parser.set_defaults({"trainer.use_distributed_sampler": False, "trainer.enable_model_summary": False})
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
         for source, target in domain.links:
@@ -125,17 +135,27 @@ class HeptadCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Check paths, encode raw data, and collect the callbacks of the run."""
         config = self.config[self.verb]
-        # what is predicted must not take the place of what was tested
-        self.run_directory = Path(config.run) / "predict" if self.verb == "predict" else Path(config.run)
+        self.run_directory = Path(config.run)
+        if self.verb == "predict":  # what is predicted must not take the place of what was tested
+            self.run_directory = Path(config.out) if config.get("out") else self.run_directory / "predict"
         for path in (config.ckpt_path, config.init_from):
             if path is not None:
                 local_path(path)
         if config.ckpt_path is not None and config.init_from is not None:
             raise ConfigError("--ckpt_path continues a run and --init_from starts one; give one of them")
+        if config.replicates < 1 or config.save_every < 1:
+            raise ConfigError("--replicates and --save_every count from 1")
+        known = self.model_type.validation_metrics
+        if config.monitor not in known:
+            raise ConfigError(f"--monitor {config.monitor}: validation measures {', '.join(known)}; choose one of them")
         config["weights_only"] = True
         if self.runs and config.get("raw"):
             encoded = self.run_directory / "encoded"
-            load(self.domain.apply)(Path(config.data.root), Path(config.raw), encoded)
+            # made anew each time: another log may have the same name
+            shutil.rmtree(encoded, ignore_errors=True)
+            raw = [Path(path) for path in config.raw]
+            options = {"max_rejects": config.max_rejects, "workers": config.workers}
+            load(self.domain.apply)(Path(config.data.root), raw, encoded, **options)
             config.data.predict_root = str(encoded)
         self.table = PredictionTable(self.run_directory, replicates=config.replicates)
         self.trainer_defaults["callbacks"] = [self.table, *self._training_callbacks(config)]
@@ -147,11 +167,16 @@ class HeptadCLI(LightningCLI):
         if self.verb != "fit" or config.trainer.enable_checkpointing is False:
             return callbacks
         folder = self.run_directory / "checkpoints"
-        common: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False, "auto_insert_metric_name": False}
         callbacks += [
-            ModelCheckpoint(filename="best", monitor=config.monitor, mode=config.mode, **common),
-            ModelCheckpoint(filename="last", every_n_train_steps=config.save_every, **common),
-            ModelCheckpoint(filename="last", every_n_epochs=1, save_on_train_epoch_end=True, **common),
+            ModelCheckpoint(
+                dirpath=folder,
+                filename="best",
+                monitor=config.monitor,
+                mode=config.mode,
+                enable_version_counter=False,
+                auto_insert_metric_name=False,
+            ),
+            LastCheckpoint(folder / "last.ckpt", config.save_every),
         ]
         if config.patience is not None:
             callbacks.append(EarlyStopping(config.monitor, patience=config.patience, mode=config.mode))
@@ -183,12 +208,19 @@ class HeptadCLI(LightningCLI):
         if not self.runs:
             self.subcommand = None
 
+    def before_fit(self) -> None:
+        """Say what is trained on what."""
+        if self.trainer.is_global_zero:
+            count = sum(parameter.numel() for parameter in self.model.net.parameters())
+            data = getattr(self.datamodule, "card", {}).get("name", "data")
+            print(f"{type(self.model.net).__name__} of {count:,} parameters on {data}; see {self.run_directory}")
+
     def after_fit(self) -> None:
         """Publish the best weights in the hub layout."""
         best = self.run_directory / BEST
         if self.trainer.is_global_zero and best.is_file():
             fill(self.model.net, network_tensors(best), str(best))
-            publish(self.run_directory / "model", self.model.net, self._card())
+            publish(self.run_directory / "model", self.model.net, self.card())
             print(f"best weights: {best}, published to {self.run_directory / 'model'}")
 
     def after_test(self) -> None:
@@ -204,7 +236,8 @@ class HeptadCLI(LightningCLI):
     def _settings(self) -> str:
         return str(self.parser.dump(self.config, skip_none=False)) if self.config else ""
 
-    def _card(self) -> str:
+    def card(self) -> str:
+        """Model card in Markdown: what it is, what it was trained on, under which licence the data are."""
         card = getattr(self.datamodule, "card", {})
         config = yaml.safe_dump(self.model.net.arguments, default_flow_style=None, sort_keys=False)
         return (

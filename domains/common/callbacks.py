@@ -7,9 +7,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from numpy.typing import NDArray
 from torch import Tensor
 
 from domains.common.errors import ConfigError
@@ -20,8 +23,8 @@ from domains.common.module import HeptadModule
 class PredictionTable(Callback):
     """Collect what test and predict steps return; write `predictions.parquet` and, after a test, `metrics.json`.
 
-    Steps return name -> tensor with one entry per row, `row` among them; the table is sorted by it, so that its
-    bytes do not depend on the number of processes.
+    Steps return name -> tensor, or list of strings, with one entry per row, `row` among them; the table is sorted by
+    it, so that its bytes do not depend on the number of processes.
 
     Args:
         directory: where the files go.
@@ -37,7 +40,7 @@ class PredictionTable(Callback):
         self.directory, self.replicates, self.seed = directory, replicates, seed
         self.frame: pl.DataFrame | None = None
         self.metrics: dict[str, Estimate] = {}
-        self._parts: list[dict[str, Tensor]] = []
+        self._parts: list[dict[str, NDArray[Any]]] = []
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
@@ -70,11 +73,15 @@ class PredictionTable(Callback):
             self._write()
 
     def _keep(self, outputs: Any) -> None:
-        self._parts.append({name: tensor.detach().cpu() for name, tensor in outputs.items()})
+        arrays = {
+            name: value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+            for name, value in outputs.items()
+        }
+        self._parts.append(arrays)
 
     def _gather(self, trainer: Trainer) -> pl.DataFrame | None:
         parts, self._parts = self._parts, []
-        columns = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]} if parts else {}
+        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
         gathered: list[Any] = [columns]
         if trainer.world_size > 1:
             gathered = [None] * trainer.world_size
@@ -89,6 +96,48 @@ class PredictionTable(Callback):
             partial = self.directory / ".predictions.parquet.part"
             self.frame.write_parquet(partial)
             partial.replace(self.directory / "predictions.parquet")
+
+
+class LastCheckpoint(Checkpoint):
+    """Write the one checkpoint that a stopped run continues from.
+
+    It is written every `every` steps, at the end of each epoch, and wherever training stops inside one (`max_steps`,
+    `max_time`, early stopping). Lightning counts an epoch that was cut short as finished, so that its own epoch-end
+    checkpoint would lose the rest of the epoch's batches.
+
+    Args:
+        path: of the checkpoint.
+        every: optimiser steps between two writings.
+    """
+
+    def __init__(self, path: Path, every: int) -> None:
+        self.path, self.every = path, every
+        self._written = -1
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Write after every so many steps, and where a limit of steps or time is reached."""
+        stops = trainer.should_stop or trainer.global_step == trainer.max_steps
+        if (trainer.global_step % self.every == 0 or stops) and not _whole_epoch(trainer):
+            self._write(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write where a validation inside an epoch ended the training."""
+        if trainer.should_stop and not trainer.sanity_checking and not _whole_epoch(trainer):
+            self._write(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write after a whole epoch."""
+        if _whole_epoch(trainer):
+            self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        if trainer.global_step != self._written or _whole_epoch(trainer):
+            self._written = trainer.global_step
+            trainer.save_checkpoint(self.path)
+
+
+def _whole_epoch(trainer: Trainer) -> bool:
+    return bool(trainer.fit_loop.epoch_loop.batch_progress.is_last_batch)
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -30,10 +30,16 @@ class HeptadModule(LightningModule):
 
     net: nn.Module
     seed = 0
+    # what validation logs, and --monitor may name
+    validation_metrics: tuple[str, ...] = ()
 
-    def example_inputs(self) -> tuple[Tensor, ...]:
-        """Inputs of the network for two rows, for export."""
+    def example_inputs(self, rows: int = 2, length: int = 3) -> tuple[Tensor, ...]:
+        """Random inputs of the network, for export; `length` is the size of every other free axis."""
         raise NotImplementedError(f"{type(self).__name__} must give example inputs")
+
+    def free_axes(self) -> tuple[dict[int, str], ...]:
+        """For each of these inputs, axis -> name of those whose size an exported program leaves free."""
+        raise NotImplementedError(f"{type(self).__name__} must say which axes are free")
 
     def evaluate(self, predictions: pl.DataFrame, *, replicates: int, seed: int) -> dict[str, Estimate]:
         """Metrics with intervals over the independent unit, from the predictions table."""

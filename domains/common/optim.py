@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from domains.common.errors import ConfigError
+
 AdamForm = Literal["torch", "tensorflow"]
 
 
@@ -30,7 +32,7 @@ class LazyAdam(Optimizer):
             `lr sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + eps)`.
 
     Raises:
-        ValueError: a negative learning rate, eps or decay, or a beta outside [0, 1).
+        ConfigError: a negative learning rate, eps or decay, or a beta outside [0, 1).
     """
 
     def __init__(
@@ -43,7 +45,7 @@ class LazyAdam(Optimizer):
         form: AdamForm = "torch",
     ) -> None:
         if lr < 0 or eps < 0 or weight_decay < 0 or not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"lr={lr}, eps={eps}, weight_decay={weight_decay}, betas={betas}: out of range")
+            raise ConfigError(f"lr={lr}, eps={eps}, weight_decay={weight_decay}, betas={betas}: out of range")
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "form": form})
 
     @overload

@@ -15,6 +15,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import BinaryAUROC
 
 from domains.common.attention import FieldAttention
+from domains.common.errors import ConfigError
 from domains.common.intervals import Estimate
 from domains.common.loader import Batch
 from domains.common.module import HeptadModule
@@ -45,6 +46,7 @@ class ClickModule(HeptadModule):
     """
 
     net: AutoInt | LogisticRegression
+    validation_metrics = ("val/auc", "val/log_loss")
 
     def __init__(
         self,
@@ -57,6 +59,8 @@ class ClickModule(HeptadModule):
         seed: int,
     ) -> None:
         super().__init__()
+        if lr <= 0:
+            raise ConfigError(f"model.lr is {lr}; it must be positive")
         self.lr, self.table_update, self.adam = lr, table_update, adam
         self.table_l2, self.deep_l2, self.lr_patience = table_l2, deep_l2, lr_patience
         self.seed = seed
@@ -116,12 +120,21 @@ class ClickModule(HeptadModule):
         """See `evaluate_clicks`."""
         return evaluate_clicks(predictions, replicates=replicates, seed=seed)
 
-    def example_inputs(self) -> tuple[Tensor, ...]:
-        """Two rows of the fields' first ids; a bag has one slot, as the exported program then has."""
+    def example_inputs(self, rows: int = 2, length: int = 3) -> tuple[Tensor, ...]:
+        """Random ids; each bag has `length` slots."""
         layout = self.net.layout
-        ids = torch.tensor(layout.offsets).expand(2, -1).contiguous()
-        inputs = (ids, torch.ones(ids.shape))
-        return (*inputs, torch.arange(len(layout))) if layout.of_kind("multi") else inputs
+        slots = [length if field.kind == "multi" else 1 for field in layout.fields]
+        owner = torch.repeat_interleave(torch.arange(len(layout)), torch.tensor(slots))
+        sizes = torch.tensor([field.size for field in layout.fields])[owner]
+        ids = torch.tensor(layout.offsets)[owner] + (torch.rand(rows, len(owner)) * sizes).long()
+        values = torch.rand(rows, len(owner))
+        return (ids, values, owner) if layout.of_kind("multi") else (ids, values)
+
+    def free_axes(self) -> tuple[dict[int, str], ...]:
+        """The batch, and the slots where there are bags."""
+        if not self.net.layout.of_kind("multi"):
+            return ({0: "batch"}, {0: "batch"})
+        return ({0: "batch", 1: "slots"}, {0: "batch", 1: "slots"}, {0: "slots"})
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam over everything; the tables in a group of their own."""

@@ -84,6 +84,8 @@ def _fused(
     scale: float | None,
     dropout: float,
 ) -> Tensor:
+    if mask is not None and mask.ndim < 2:
+        mask = mask[None]  # the fused kernels broadcast from two axes on
     combined = mask
     if bias is not None:
         bias = bias.to(q.dtype)
