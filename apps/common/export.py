@@ -17,6 +17,7 @@ from domains.common.errors import ConfigError, HeptadError, MissingExtraError
 from domains.common.files import fill
 from domains.common.hub import network_tensors, publish
 from domains.common.module import HeptadModule
+from domains.common.sharded import place_tables
 
 TOLERANCE = 1e-5
 
@@ -32,6 +33,7 @@ def main(domain: Domain, command: str, options: Sequence[str]) -> None:
     checkpoint = cli.config["test"].ckpt_path
     if checkpoint is not None:
         fill(module.net, network_tensors(checkpoint), str(checkpoint))
+    place_tables(module)  # this one process has all rows
     module.net.eval()
     if arguments.format == "hub":
         publish(arguments.out, module.net, cli.card())

@@ -219,8 +219,8 @@ class HeptadCLI(LightningCLI):
         """Publish the best weights in the hub layout."""
         best = self.run_directory / BEST
         if self.trainer.is_global_zero and best.is_file():
-            fill(self.model.net, network_tensors(best), str(best))
-            publish(self.run_directory / "model", self.model.net, self.card())
+            # the network itself may hold a share of its tables only
+            publish(self.run_directory / "model", self.model.net, self.card(), network_tensors(best))
             print(f"best weights: {best}, published to {self.run_directory / 'model'}")
 
     def after_test(self) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from domains.common.errors import CheckpointMismatchError, CheckpointNotFoundError, UnsafeFileError
+from domains.common.sharded import state_shapes
 
 
 def local_path(path: str | Path) -> Path:
@@ -103,17 +104,17 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None
     network.load_state_dict(dict(tensors))
 
 
-def check_fit(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Compare names and shapes with those of a network.
+def check_fit(module: nn.Module, tensors: Mapping[str, Any], source: str) -> None:
+    """Compare names and shapes of tensors with those of a module's full state.
 
     Raises:
-        CheckpointMismatchError: names or shapes differ.
+        CheckpointMismatchError: they differ.
     """
-    own = network.state_dict()
+    own = state_shapes(module)
     wrong = [
-        f"{name}: {tuple(tensor.shape)} != {tuple(own[name].shape)}"
+        f"{name}: {tuple(tensor.shape)} != {tuple(own[name])}"
         for name, tensor in tensors.items()
-        if name in own and tensor.shape != own[name].shape
+        if name in own and tensor.shape != own[name]
     ]
     missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     if wrong or missing or unexpected:

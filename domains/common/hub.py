@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from domains.common.callbacks import write_whole
 from domains.common.errors import CheckpointMismatchError, ConfigError
@@ -27,7 +27,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-def publish(directory: Path, network: nn.Module, card: str) -> None:
+def publish(directory: Path, network: nn.Module, card: str, weights: Mapping[str, Tensor] | None = None) -> None:
     """Write a network in the layout of the Hugging Face Hub.
 
     Args:
@@ -35,9 +35,11 @@ def publish(directory: Path, network: nn.Module, card: str) -> None:
         network: its class is recorded by name, its weights under its own names; its attribute `arguments` holds the
             keyword arguments that build it, as plain values.
         card: model card (Markdown with a YAML head).
+        weights: what to write in the place of the network's own weights.
     """
+    weights = network.state_dict() if weights is None else weights
     described = {"class": f"{type(network).__module__}.{type(network).__qualname__}", "arguments": network.arguments}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     write_whole(directory / WEIGHTS, save(tensors, metadata={"format": "pt"}))
     write_whole(directory / CONFIG, json.dumps(described, indent=2).encode() + b"\n")
     write_whole(directory / CARD, card.encode())

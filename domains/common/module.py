@@ -8,12 +8,16 @@ from typing import Any
 import polars as pl
 import torch
 from lightning import LightningModule
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
+from domains.common.errors import ConfigError
 from domains.common.files import check_fit
 from domains.common.intervals import Estimate
 from domains.common.loader import mix_seed
 from domains.common.optim import coalesced
+from domains.common.sharded import gathered_state, norm_over_shards, place_tables, sharded_tables
 
 
 class HeptadModule(LightningModule):
@@ -23,6 +27,7 @@ class HeptadModule(LightningModule):
     - `test_step` and `predict_step` return one entry per row; the predictions table and the metrics with their
       intervals are made of these.
     - Weights that do not fit are named in one line.
+    - Sharded tables (`ShardedTable`) are divided when a run starts; checkpoints hold them whole, as if they were not.
 
     A subclass sets `self.net`, whose attribute `arguments` holds what builds it again as plain values, and implements
     `example_inputs` and `evaluate`.
@@ -45,6 +50,26 @@ class HeptadModule(LightningModule):
         """Metrics with intervals over the independent unit, from the predictions table."""
         raise NotImplementedError(f"{type(self).__name__} must say how it is evaluated")
 
+    def setup(self, stage: str) -> None:
+        """Divide sharded tables among the processes, which exist only now.
+
+        Raises:
+            ConfigError: the run uses what sharded tables cannot do.
+        """
+        if not sharded_tables(self):
+            return
+        if self.trainer.world_size > 1 and not isinstance(self.trainer.strategy, DDPStrategy):
+            raise ConfigError("sharded tables need trainer.strategy ddp; choose it, or replicated tables")
+        if self.trainer.precision == "16-mixed":  # its scaler would skip a step on some processes only
+            raise ConfigError("sharded tables do not work with trainer.precision 16-mixed; use bf16-mixed or 32")
+        if any(isinstance(callback, WeightAveraging) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+            raise ConfigError("averaging weights (--ema) touches all rows in every step; use replicated tables for it")
+        place_tables(self)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put whole tables in the place of shares; Lightning calls this on every process, and process 0 writes."""
+        checkpoint["state_dict"] = gathered_state(self, checkpoint["state_dict"])
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make this step's random draws a function of (seed, step, rank)."""
         torch.manual_seed(mix_seed(self.seed, self.global_step, self.global_rank))
@@ -55,27 +80,33 @@ class HeptadModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip as asked; sparse gradients, which torch's clipping refuses, count by their coalesced rows."""
+        """Clip as asked; sparse gradients, which torch's clipping refuses, count by their coalesced rows.
+
+        Of sharded tables the rows of all processes count.
+        """
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         sparse = [p for p in parameters if p.grad is not None and p.grad.is_sparse]
         if not gradient_clip_val or not sparse:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
-        parts = []
+        sharded = {id(table.weight) for table in sharded_tables(self).values()}
+        parts: list[Tensor] = []
+        shards: list[Tensor] = []
         for parameter in parameters:
             grad = parameter.grad
             if grad is None:
                 continue
             if grad.is_sparse:
                 parameter.grad = grad = coalesced(grad)
-            parts.append(grad.values() if grad.is_sparse else grad)
+            values = grad.values() if grad.is_sparse else grad
+            (shards if id(parameter) in sharded else parts).append(values)
         if gradient_clip_algorithm == "value":
-            for part in parts:
+            for part in parts + shards:
                 part.clamp_(-gradient_clip_val, gradient_clip_val)
             return
-        norm = torch.stack([part.norm() for part in parts]).norm()
-        factor = (gradient_clip_val / (norm + 1e-6)).clamp(max=1.0)
-        for part in parts:
+        norms = [part.norm() for part in parts] + ([norm_over_shards(shards)] if shards else [])
+        factor = (gradient_clip_val / (torch.stack(norms).norm() + 1e-6)).clamp(max=1.0)
+        for part in parts + shards:
             part.mul_(factor)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:

@@ -15,8 +15,9 @@ from domains.common.attention import FieldAttention
 from domains.common.attention.field import Norm, Residual, map_channels
 from domains.common.errors import ConfigError
 from domains.common.hub import plain
+from domains.common.sharded import Placement
 from domains.ctr.fields import FieldLayout
-from domains.ctr.table import EmbeddingTable
+from domains.ctr.table import Table, make_table
 
 Variant = Literal["official", "paper", "fuxictr", "deepctr_torch", "recbole"]
 
@@ -94,6 +95,8 @@ class AutoInt(nn.Module):
         sparse: whether the table's gradient holds touched rows only (needs an optimiser that knows sparse gradients).
         rows: number of table rows where ids come from an index of their own (the official preparation's); default the
             sum of the fields' sizes.
+        placement: whether each process has the whole tables (`replicated`) or its share (`sharded`); no part of the
+            model, so that published weights and checkpoints are the same.
 
     Shape:
         ids (B, S) int rows of the table, values (B, S) float32 (1 category, x number, 0 missing), slot_field (S,) int
@@ -130,8 +133,9 @@ class AutoInt(nn.Module):
         deep_dropout: float = 0.0,
         sparse: bool = False,
         rows: int | None = None,
+        placement: Placement = "replicated",
     ) -> None:
-        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__", "placement")}
         super().__init__()
         self.arguments = plain(arguments)  # what builds this network again, for config.json
         self.layout = FieldLayout(fields)
@@ -147,7 +151,7 @@ class AutoInt(nn.Module):
         bags[self.layout.of_kind("multi")] = True
         self.register_buffer("bags", bags, persistent=False)
         rows = self.layout.rows if rows is None else rows
-        self.table = EmbeddingTable(rows, dim, sparse=sparse)
+        self.table = make_table(rows, dim, sparse=sparse, placement=placement)
         self.embedding_dropout = nn.Dropout(embedding_dropout)
         self.entry = nn.Linear(dim, widths[0]) if variant == "recbole" and widths else None
         options = _options(variant, residual, scaled, layer_norm)
@@ -165,7 +169,7 @@ class AutoInt(nn.Module):
             # the official program's eps and momentum; the peers keep torch's
             self.deep.add_batch_norm(*((1e-3, 0.005) if variant in ("official", "paper") else (1e-5, 0.1)))
         has_wide = variant in WIDE if wide is None else wide
-        self.wide = EmbeddingTable(rows, 1, sparse=sparse) if has_wide else None
+        self.wide = make_table(rows, 1, sparse=sparse, placement=placement) if has_wide else None
         self.bias = nn.Parameter(torch.zeros(())) if has_wide and variant != "fuxictr" else None
         if self.output is None and self.deep is None and self.wide is None:
             raise ConfigError("depth is 0 and there is no deep nor wide part; the model would have no output")
@@ -174,7 +178,7 @@ class AutoInt(nn.Module):
     def reset_parameters(self) -> None:
         """Start as the official program does: N(0, 2 / (in + out)) output kernel, N(0, 1) bias."""
         if self.wide is not None:
-            nn.init.normal_(self.wide.weight, std=1e-4)
+            self.wide.reset_parameters(std=1e-4)
         if self.output is not None:
             nn.init.normal_(self.output.weight, std=math.sqrt(2.0 / (self.output.in_features + 1)))
             if self.output.bias is not None and self.variant == "official":
@@ -322,7 +326,7 @@ def _options(variant: Variant, residual: bool, scaled: bool | None, layer_norm: 
     return options
 
 
-def _lookup(table: EmbeddingTable, bags: Tensor, ids: Tensor, values: Tensor, slot_field: Tensor | None) -> Tensor:
+def _lookup(table: Table, bags: Tensor, ids: Tensor, values: Tensor, slot_field: Tensor | None) -> Tensor:
     if slot_field is None:
         looked: Tensor = table(ids, values)
         return looked

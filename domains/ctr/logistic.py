@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from domains.common.hub import plain
+from domains.common.sharded import Placement
 from domains.ctr.fields import FieldLayout
-from domains.ctr.table import EmbeddingTable
+from domains.ctr.table import make_table
 
 
 class LogisticRegression(nn.Module):
@@ -19,16 +20,19 @@ class LogisticRegression(nn.Module):
     Args:
         fields: the fields as `dataset.json` lists them.
         sparse: whether the table's gradient holds touched rows only.
+        placement: of the table's rows, see `AutoInt`.
 
     Shape:
         ids (B, S) int, values (B, S) float32, slot_field ignored (a bag is a sum) -> logits (B,) float32.
     """
 
-    def __init__(self, fields: Sequence[Mapping[str, Any]], sparse: bool = False) -> None:
+    def __init__(
+        self, fields: Sequence[Mapping[str, Any]], sparse: bool = False, placement: Placement = "replicated"
+    ) -> None:
         super().__init__()
         self.arguments = {"fields": plain(fields), "sparse": sparse}
         self.layout = FieldLayout(fields)
-        self.table = EmbeddingTable(self.layout.rows, 1, sparse=sparse)
+        self.table = make_table(self.layout.rows, 1, sparse=sparse, placement=placement)
         self.bias = nn.Parameter(torch.zeros(()))
 
     def forward(self, ids: Tensor, values: Tensor, slot_field: Tensor | None = None) -> Tensor:

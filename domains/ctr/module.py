@@ -20,12 +20,13 @@ from domains.common.intervals import Estimate
 from domains.common.loader import Batch
 from domains.common.module import HeptadModule
 from domains.common.optim import AdamForm, LazyAdam
+from domains.common.sharded import Placement, ShardedTable, share_states
 from domains.common.slicing import sliced_sum
 from domains.ctr.autoint import AutoInt, Variant
 from domains.ctr.evaluation import evaluate_clicks
 from domains.ctr.logistic import LogisticRegression
 from domains.ctr.losses import click_loss, l2_penalty
-from domains.ctr.table import EmbeddingTable
+from domains.ctr.table import EmbeddingTable, Table
 
 TableUpdate = Literal["lazy", "dense"]
 
@@ -43,6 +44,11 @@ class ClickModule(HeptadModule):
         lr_patience: validations without a better AUC after which the learning rate is divided by ten; None: never.
         seed: of dropout.
         compile: compile what lies behind the table (needs a C++ compiler).
+        table_placement: `replicated` keeps the tables on every process; `sharded` divides their rows, see
+            `ShardedTable`.
+
+    Raises:
+        ConfigError: sharded tables that are not updated lazily.
     """
 
     net: AutoInt | LogisticRegression
@@ -57,10 +63,13 @@ class ClickModule(HeptadModule):
         deep_l2: float,
         lr_patience: int | None,
         seed: int,
+        table_placement: Placement,
     ) -> None:
         super().__init__()
         if lr <= 0:
             raise ConfigError(f"model.lr is {lr}; it must be positive")
+        if table_placement == "sharded" and table_update != "lazy":
+            raise ConfigError("table_placement is sharded and table_update is dense; set table_update to lazy")
         self.lr, self.table_update, self.adam = lr, table_update, adam
         self.table_l2, self.deep_l2, self.lr_patience = table_l2, deep_l2, lr_patience
         self.seed = seed
@@ -92,15 +101,15 @@ class ClickModule(HeptadModule):
             total = total + l2_penalty(self.net.deep.kernels(), self.deep_l2)
         return total
 
-    def tables(self) -> list[EmbeddingTable]:
+    def tables(self) -> list[Table]:
         """All embedding tables of the network."""
-        return [module for module in self.net.modules() if isinstance(module, EmbeddingTable)]
+        return [module for module in self.net.modules() if isinstance(module, EmbeddingTable | ShardedTable)]
 
     def validation_step(self, batch: Batch, index: int) -> None:
         """Collect AUC and log loss."""
+        logits = self(batch)  # also of no rows: other processes may look up rows of tables that lie here
         if not len(batch["label"]):
             return
-        logits = self(batch)
         losses = nn.functional.binary_cross_entropy_with_logits(logits, batch["label"], reduction="none")
         self.val_auc.update(logits.sigmoid(), batch["label"].long())
         self.val_log_loss.update(losses)
@@ -147,6 +156,7 @@ class ClickModule(HeptadModule):
         else:
             groups[1]["weight_decay"] = self.table_l2 if self.table_update == "lazy" else 0.0
             optimizer = LazyAdam(groups, lr=self.lr, form=self.adam)
+        share_states(optimizer, self)
         if self.lr_patience is None:
             return optimizer
         schedule = ReduceLROnPlateau(optimizer, mode="max", factor=0.1, patience=self.lr_patience, min_lr=1e-6)
@@ -180,6 +190,8 @@ class AutoIntModule(ClickModule):
         lr_patience: validations without a better AUC after which the learning rate is divided by ten; none: never.
         seed: of dropout.
         compile: compile the network behind the tables (needs a C++ compiler; slower start, faster steps).
+        table_placement: `replicated` keeps the tables on every process; `sharded` divides their rows among the
+            processes, for tables that outgrow one device (needs `lazy`; checkpoints are the same).
     """
 
     net: AutoInt
@@ -209,8 +221,9 @@ class AutoIntModule(ClickModule):
         lr_patience: int | None = None,
         seed: int = 0,
         compile: bool = False,
+        table_placement: Placement = "replicated",
     ) -> None:
-        super().__init__(lr, table_update, adam, table_l2, deep_l2, lr_patience, seed)
+        super().__init__(lr, table_update, adam, table_l2, deep_l2, lr_patience, seed, table_placement)
         deep = list(deep)
         self.save_hyperparameters()
         self.net = AutoInt(
@@ -230,6 +243,7 @@ class AutoIntModule(ClickModule):
             embedding_dropout=embedding_dropout,
             deep_dropout=deep_dropout,
             sparse=table_update == "lazy",
+            placement=table_placement,
         )
         if compile:
             self.net.compile_interaction()
@@ -279,6 +293,8 @@ class LogisticRegressionModule(ClickModule):
         table_l2: L2 coefficient of the weights: of all if dense, of the touched ones if lazy.
         lr_patience: validations without a better AUC after which the learning rate is divided by ten; none: never.
         seed: of the run.
+        table_placement: `replicated` keeps the tables on every process; `sharded` divides their rows among the
+            processes, for tables that outgrow one device (needs `lazy`; checkpoints are the same).
     """
 
     def __init__(
@@ -290,7 +306,8 @@ class LogisticRegressionModule(ClickModule):
         table_l2: float = 0.0,
         lr_patience: int | None = None,
         seed: int = 0,
+        table_placement: Placement = "replicated",
     ) -> None:
-        super().__init__(lr, table_update, adam, table_l2, 0.0, lr_patience, seed)
+        super().__init__(lr, table_update, adam, table_l2, 0.0, lr_patience, seed, table_placement)
         self.save_hyperparameters()
-        self.net = LogisticRegression(fields, sparse=table_update == "lazy")
+        self.net = LogisticRegression(fields, sparse=table_update == "lazy", placement=table_placement)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+
+from domains.common.errors import ConfigError
+from domains.common.rows import draw_seed, look_up, normal_rows
+from domains.common.sharded import Placement, ShardedTable
 
 
 class EmbeddingTable(nn.Embedding):
@@ -28,41 +28,31 @@ class EmbeddingTable(nn.Embedding):
     def __init__(self, rows: int, dim: int, *, sparse: bool = False) -> None:
         super().__init__(rows, dim, sparse=sparse)
 
-    def reset_parameters(self) -> None:
-        """N(0, 0.01²), as in the official program."""
-        nn.init.normal_(self.weight, std=0.01)
+    @torch.no_grad()
+    def reset_parameters(self, std: float = 0.01) -> None:
+        """N(0, std²), 0.01 as in the official program; block by block, as a `ShardedTable` starts."""
+        seed = draw_seed()
+        if self.weight.is_meta:
+            return
+        for start, block in normal_rows(self.num_embeddings, self.embedding_dim, std, seed):
+            self.weight[start : start + len(block)] = block
 
     def forward(self, ids: Tensor, values: Tensor | None = None) -> Tensor:
         """Look up rows and scale them."""
-        if values is None:
-            return F.embedding(ids, self.weight, sparse=self.sparse)
-        if self.sparse and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            scaled: Tensor = _ScaledRows.apply(ids, values, self.weight)
-            return scaled
-        return F.embedding(ids, self.weight) * values[..., None]
+        return look_up(ids, values, self.weight, sparse=self.sparse)
 
 
-class _ScaledRows(torch.autograd.Function):
-    """`weight[ids] * values` whose gradient in `weight` is sparse and already summed by row.
+Table = EmbeddingTable | ShardedTable
 
-    Sorting the ids once and summing by `embedding_bag` takes a third of the time of coalescing a sparse tensor.
+
+def make_table(rows: int, dim: int, *, sparse: bool, placement: Placement) -> Table:
+    """Build a table whose rows lie on every process (`replicated`) or are divided among them (`sharded`).
+
+    Raises:
+        ConfigError: a sharded table with a dense gradient.
     """
-
-    @staticmethod
-    def forward(ctx: Any, ids: Tensor, values: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(ids, values)
-        ctx.shape = weight.shape
-        return F.embedding(ids, weight).mul_(values[..., None])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor]:
-        ids, values = ctx.saved_tensors
-        order, slots = torch.sort(ids.flatten())
-        rows, counts = torch.unique_consecutive(order, return_counts=True)
-        starts, weights = counts.cumsum(0) - counts, values.flatten()[slots]
-        grad = grad.flatten(0, -2)
-        # row r gets the sum of value * gradient over its slots: a weighted bag
-        summed = F.embedding_bag(slots, grad, starts, mode="sum", per_sample_weights=weights.to(grad.dtype))
-        shape = torch.Size([ctx.shape[0], summed.shape[1]])
-        return None, None, torch.sparse_coo_tensor(rows[None], summed, shape, is_coalesced=True, check_invariants=False)
+    if placement == "replicated":
+        return EmbeddingTable(rows, dim, sparse=sparse)
+    if not sparse:
+        raise ConfigError("placement is sharded and the gradient is dense; a sharded table needs sparse=True")
+    return ShardedTable(rows, dim)

@@ -17,9 +17,12 @@ import pytest
 import torch
 import yaml
 
+from apps.common.explain import main as explain
+from apps.common.export import main as export
+from apps.common.options import from_run
 from apps.common.run import build
 from apps.ctr import DOMAIN
-from domains.common.errors import CheckpointMismatchError
+from domains.common.errors import CheckpointMismatchError, ConfigError
 from domains.common.files import read_checkpoint, read_tensors
 from tests.conftest import ROOT
 
@@ -247,6 +250,60 @@ def test_two_processes_equal_one(heptad, prepared, tmp_path, update):
     tables = [pl.read_parquet(run / "predictions.parquet") for run in (one, two)]
     assert tables[0]["row"].equals(tables[1]["row"])
     assert (tables[0]["probability"] - tables[1]["probability"]).abs().max() < 1e-6
+
+
+@pytest.mark.filterwarnings("ignore")  # runs inside this process; what libraries warn of is no matter of these tests
+class TestShardedTables:
+    """Models with sharded tables are the models with whole ones, whatever the number of processes."""
+
+    LAZY = ("--model.table_update", "lazy", "--model.table_l2", "0.001", "--trainer.gradient_clip_val", "0.05")
+    OPTIONS = (*SMALL, *LAZY, "--model.deep", "[8]", "--model.wide", "true", "--data.batch_size", "50")
+    SHARDED = (*OPTIONS, "--model.table_placement", "sharded")
+    TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
+
+    def test_two_processes_then_one_then_two(self, heptad, prepared, tmp_path):
+        whole, run = tmp_path / "whole", tmp_path / "run"
+        common = ("--data.root", str(prepared), "--run")
+        last = run / "checkpoints" / "last.ckpt"
+        resumed = ("--ckpt_path", str(last))
+        build(DOMAIN, "fit", [*common, str(whole), *self.OPTIONS, "--trainer.max_epochs", "3"])
+        heptad("ctr", "fit", *common, run, *self.SHARDED, *self.TWO, "--trainer.max_epochs", "1")
+        first = read_checkpoint(last)
+        shapes = [entry["exp_avg"].shape for entry in first["optimizer_states"][0]["state"].values()]
+        assert first["state_dict"]["net.table.weight"].shape in shapes, "process 0 wrote all rows"
+        build(DOMAIN, "fit", [*common, str(run), *self.SHARDED, *resumed, "--trainer.max_epochs", "2"])
+        heptad("ctr", "fit", *common, run, *self.SHARDED, *resumed, *self.TWO, "--trainer.max_epochs", "3")
+        self.same_course(whole, run)
+        self.usable_alone(run, tmp_path / "model", tmp_path / "model.pt2")
+
+    def same_course(self, whole: Path, run: Path) -> None:
+        a, b = losses(whole), losses(run)
+        assert a.keys() == b.keys()
+        assert max(abs(a[step] - b[step]) for step in a) < 1e-6
+        contents = [read_checkpoint(folder / "checkpoints" / "last.ckpt") for folder in (whole, run)]
+        for part in (lambda c: c["state_dict"], lambda c: c["optimizer_states"][0]["state"]):
+            torch.testing.assert_close(part(contents[1]), part(contents[0]), atol=1e-6, rtol=1e-4)
+        one, other = (json.loads((folder / "model" / "config.json").read_text()) for folder in (whole, run))
+        assert one == other, "where rows lay is no part of a published model"
+
+    def usable_alone(self, run: Path, model: Path, program: Path) -> None:
+        """Test, predict, explain and export in one process what two trained."""
+        alone = ["--run", str(run), "--trainer.devices", "1", "--trainer.strategy", "auto"]
+        for verb in ("test", "predict"):
+            build(DOMAIN, verb, from_run(DOMAIN, alone))
+        columns = [pl.read_parquet(folder / "predictions.parquet")["probability"] for folder in (run, run / "predict")]
+        assert columns[0].equals(columns[1])
+        explain(DOMAIN, "explain", alone)
+        assert pl.read_csv(run / "importance.csv").height == 8
+        for form, path in (("hub", model), ("torch", program)):
+            export(DOMAIN, "export", [*alone, "--format", form, "--out", str(path)])
+        published = (read_tensors(folder / "model.safetensors") for folder in (run / "model", model))
+        torch.testing.assert_close(*published, atol=0, rtol=0)
+
+    def test_dense_updates_are_refused(self, prepared):
+        words = ["--data.root", str(prepared), *self.SHARDED, "--model.table_update", "dense"]
+        with pytest.raises(ConfigError, match="set table_update to lazy"):
+            build(DOMAIN, "fit", words, run=False)
 
 
 def test_averaged_weights_are_what_is_kept(heptad, prepared, tmp_path):
