@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import polars as pl
 import pytest
@@ -18,12 +19,14 @@ import torch
 import yaml
 
 from apps.common.explain import main as explain
+from apps.common.export import export_onnx, export_torch
 from apps.common.export import main as export
-from apps.common.options import from_run
+from apps.common.options import from_run, resolve_configs
 from apps.common.run import build
 from apps.ctr import DOMAIN
-from domains.common.errors import CheckpointMismatchError, ConfigError
+from domains.common.errors import CheckpointMismatchError, ConfigError, HeptadError
 from domains.common.files import read_checkpoint, read_tensors
+from domains.ctr.module import AutoIntModule, LogisticRegressionModule
 from tests.conftest import ROOT
 
 SMALL = [
@@ -114,6 +117,55 @@ class TestWholeWay:
         assert out.exists()
         assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
+    def test_predicting_twice_and_elsewhere(self, trained, heptad, tmp_path, raw_log):
+        run = tmp_path / "run"
+        shutil.copytree(trained, run)
+        frame = pl.read_csv(raw_log / "clicks.csv", n_rows=30)
+        for rows in (30, 20):  # another log under the same name
+            frame.head(rows).write_csv(tmp_path / "new.csv")
+            heptad("ctr", "predict", "--run", run, "--raw", tmp_path / "new.csv", "--workers", 1)
+            assert pl.read_parquet(run / "predict" / "predictions.parquet").height == rows
+        heptad("ctr", "predict", "--run", run, "--raw", tmp_path / "new.csv", "--out", tmp_path / "there")
+        assert pl.read_parquet(tmp_path / "there" / "predictions.parquet").height == 20
+
+
+class TestExport:
+    """Every shape of model, compared with the network by the export itself and here on other sizes."""
+
+    FIELDS: ClassVar = {
+        "odd": [("n", "numerical", 1), ("a", "categorical", 4), ("b", "categorical", 5)],
+        "even": [("a", "categorical", 4), ("b", "categorical", 5)],
+        "bag": [("a", "categorical", 4), ("t", "multi", 6), ("n", "numerical", 1)],
+    }
+
+    @pytest.mark.parametrize("shape", FIELDS)
+    @pytest.mark.parametrize("deep", [[], [6]])
+    @pytest.mark.parametrize("write", [export_torch, export_onnx])
+    def test_export(self, shape, deep, write, tmp_path):
+        fields = [{"name": name, "kind": kind, "size": size} for name, kind, size in self.FIELDS[shape]]
+        module = AutoIntModule(fields, dim=4, depth=2, width=4, heads=2, deep=deep).eval()
+        path = tmp_path / ("model.pt2" if write is export_torch else "model.onnx")
+        write(module, path)
+        assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+        if write is export_torch:
+            program = torch.export.load(path).module()
+            inputs = module.example_inputs(rows=9, length=4)
+            torch.testing.assert_close(program(*inputs), module.net(*inputs), atol=1e-5, rtol=1e-5)
+
+    def test_logistic_regression(self, tmp_path):
+        fields = [{"name": name, "kind": kind, "size": size} for name, kind, size in self.FIELDS["even"]]
+        export_onnx(LogisticRegressionModule(fields).eval(), tmp_path / "model.onnx")
+
+    def test_a_wrong_program_is_not_written(self, tmp_path, monkeypatch):
+        fields = [{"name": "a", "kind": "categorical", "size": 4}]
+        module = LogisticRegressionModule(fields).eval()
+        monkeypatch.setattr("apps.common.export.TOLERANCE", -1.0)
+        with pytest.raises(HeptadError, match="not written"):
+            export_torch(module, tmp_path / "model.pt2")
+        assert not (tmp_path / "model.pt2").exists()
+        with pytest.raises(ConfigError, match=r"ending \.pt2"):
+            export_torch(module, tmp_path / "model.bin")
+
 
 class TestTraps:
     def test_what_is_typed_wins_over_the_checkpoint(self, trained, prepared):
@@ -169,6 +221,32 @@ class TestTraps:
         before = list(sys.argv)
         build(DOMAIN, "test", ["--run", str(trained), "--data.root", str(prepared)], run=False)
         assert sys.argv == before
+
+    def test_contradictory_options_are_one_line(self, heptad, prepared, tmp_path):
+        for words, message in (
+            (("--monitor", "val/foo"), "validation measures val/auc, val/log_loss"),
+            (("--model.lr", "-1"), "it must be positive"),
+            (("--replicates", "0"), "count from 1"),
+        ):
+            done = fit(heptad, prepared, tmp_path / "run", *words, check=False)
+            assert done.returncode == 2
+            assert message in done.stderr.splitlines()[-1]
+
+    def test_every_configuration_counts(self, prepared, tmp_path):
+        (tmp_path / "over.yaml").write_text("trainer: {max_epochs: 3}\n")
+        words = [
+            "--config",
+            "demo_logistic_regression",
+            "-c",
+            str(tmp_path / "over.yaml"),
+            "--data.root",
+            str(prepared),
+        ]
+        cli = build(DOMAIN, "fit", resolve_configs(DOMAIN, words), run=False)
+        assert isinstance(cli.model, LogisticRegressionModule)
+        assert cli.trainer.max_epochs == 3
+        cli = build(DOMAIN, "fit", resolve_configs(DOMAIN, ["-c", "demo", "--data.root", str(prepared)]), run=False)
+        assert cli.model.net.dim == 16
 
     def test_our_one_private_override_still_overrides(self):
         from lightning.pytorch.cli import LightningCLI
@@ -330,6 +408,18 @@ def test_every_shipped_config_runs_a_step(name, heptad, prepared, tmp_path):
     saved = yaml.safe_load((run / "fit.yaml").read_text())
     assert saved["system"] in DOMAIN.systems
     assert (run / "checkpoints" / "last.ckpt").exists() or (run / "checkpoints" / "best.ckpt").exists()
+
+
+def test_stopped_inside_an_epoch_by_a_limit_equals_uninterrupted(heptad, prepared, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    options = ("--trainer.max_epochs", "2", "--data.batch_size", "64")
+    fit(heptad, prepared, whole, *options)
+    fit(heptad, prepared, parts, *options, "--trainer.max_steps", "5")
+    last = parts / "checkpoints" / "last.ckpt"
+    assert 0 < read_checkpoint(last)["global_step"] < len(losses(whole)) // 2
+    fit(heptad, prepared, parts, *options, "--ckpt_path", last)
+    assert losses(whole) == losses(parts)
+    assert_same_weights(whole, parts)
 
 
 def assert_same_weights(one: Path, two: Path) -> None:
