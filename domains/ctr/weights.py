@@ -230,7 +230,7 @@ def _official_views(net: AutoInt, roles: Mapping[str, str]) -> dict[str, Tensor]
             views |= {f"bn_{i}/{name}": view for name, view in _batch_norm(norm).items()}
         views["prediction_dense"] = net.deep.output.weight.data.T
         views["prediction_bias_dense"] = net.deep.output.bias.data[0]
-    return {**{name: by_role[role] for name, role in roles.items()}, **views}
+    return {**{name: by_role[role] for name, role in roles.items() if role in by_role}, **views}
 
 
 def _fuxictr_views(net: AutoInt) -> dict[str, Tensor]:
