@@ -52,25 +52,48 @@ class SerialExecutor:
 
 
 class LocalExecutor:
-    """Runs calls in processes of this machine.
+    """Runs calls in processes of this machine, which start when several calls come; a single call runs in this process.
+
+    So small data needs no other process, and a script without `if __name__ == "__main__"` works.
 
     Args:
-        pool: spawned worker processes.
-        workers: how many there are.
+        workers: how many processes.
+        eager: start them at once; single calls run there, too.
     """
 
-    def __init__(self, pool: ProcessPoolExecutor, workers: int) -> None:
-        self.pool, self.workers = pool, workers
+    def __init__(self, workers: int, *, eager: bool = False) -> None:
+        self.workers = workers
+        self.pool: ProcessPoolExecutor | None = None
+        if eager:
+            self._start()
+
+    def _start(self) -> ProcessPoolExecutor:
+        if self.pool is None:
+            context = multiprocessing.get_context("spawn")
+            self.pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_end_with_parent)
+            # Processes start on demand, one by one: start all now, while the first stage still has a single task.
+            for _ in range(self.workers):
+                self.pool.submit(_warm_up)
+        return self.pool
+
+    def close(self) -> None:
+        """End the processes."""
+        if self.pool is not None:
+            self.pool.shutdown(wait=True, cancel_futures=True)
 
     def run(self, calls: Sequence[Call]) -> Iterator[tuple[int, Any]]:
         """Yield (index, result) as they finish; few calls are in flight, so that an error stops soon."""
+        if self.pool is None and len(calls) < 2:
+            yield from SerialExecutor().run(calls)
+            return
         waiting: dict[Future[Any], int] = {}
         upcoming = iter(enumerate(calls))
         try:
+            pool = self._start()
             while True:
                 while len(waiting) < 2 * self.workers and (item := next(upcoming, None)) is not None:
                     index, (function, arguments) = item
-                    waiting[self.pool.submit(function, *arguments)] = index
+                    waiting[pool.submit(function, *arguments)] = index
                 if not waiting:
                     return
                 for future in wait(waiting, return_when=FIRST_COMPLETED).done:
@@ -153,13 +176,14 @@ def default_workers() -> int:
 
 
 @contextlib.contextmanager
-def open_executor(name: str, workers: int | None, folder: Path) -> Iterator[Executor]:
+def open_executor(name: str, workers: int | None, folder: Path, *, eager: bool = False) -> Iterator[Executor]:
     """Start an executor and stop it, whatever happens.
 
     Args:
         name: "local", "serial", "slurm", "slurm:local", "dask" (processes of this machine) or "dask:ADDRESS".
         workers: processes or jobs; all cores by default.
         folder: scratch folder for those executors which keep files.
+        eager: let local processes start at once instead of with the first stage that has several tasks.
 
     Raises:
         ConfigError: unknown name or workers < 1.
@@ -172,8 +196,8 @@ def open_executor(name: str, workers: int | None, folder: Path) -> Iterator[Exec
     if kind == "serial":
         yield SerialExecutor()
     elif kind == "local":
-        with _environment(), _pool(count) as pool:
-            yield LocalExecutor(pool, count)
+        with _environment(), contextlib.closing(LocalExecutor(count, eager=eager)) as local:
+            yield local
     elif kind == "slurm":
         with _environment():
             yield SlurmExecutor(_optional("submitit", "slurm"), folder, count, detail or "slurm")
@@ -183,18 +207,6 @@ def open_executor(name: str, workers: int | None, folder: Path) -> Iterator[Exec
             yield DaskExecutor(module, client)
     else:
         raise ConfigError(f"executor {name!r}: choose local, serial, slurm, slurm:local, dask or dask:ADDRESS")
-
-
-@contextlib.contextmanager
-def _pool(count: int) -> Iterator[ProcessPoolExecutor]:
-    pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent)
-    # Processes start on demand, one by one: start all now, while the first stage still has a single task.
-    for _ in range(count):
-        pool.submit(_warm_up)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from data_prep.common.errors import DatasetNotFoundError, DiskFullError, PrepErr
 
 BLOCK = 1 << 20  # bytes per read
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Libraries written in Rust or C++ raise errors of their own, and keep the system's only in the text.
+_FULL_TEXT = re.compile(rf"No space left on device|\b(os error|errno:?) ({'|'.join(map(str, _FULL))})\b", re.IGNORECASE)
 
 
 def sha256_file(path: Path) -> str:
@@ -100,8 +103,7 @@ def translate_os_errors(path: Path) -> Iterator[None]:
     except Exception as error:
         named = getattr(error, "filename", None)
         where = Path(named) if isinstance(named, str) else path
-        # Libraries written in Rust or C++ raise errors of their own, and keep the system's only in the text.
-        if getattr(error, "errno", None) in _FULL or "No space left on device" in str(error):
+        if getattr(error, "errno", None) in _FULL or _FULL_TEXT.search(str(error)):
             raise DiskFullError(
                 f"{where}: the disk is full (or a quota is used up); free some space and run the same command again: "
                 "finished work is kept"

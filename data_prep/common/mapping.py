@@ -32,7 +32,8 @@ class Task:
 
     Args:
         key: stable name, also the folder's.
-        function: module-level function(*arguments, folder) which writes files into `folder` and returns JSON values.
+        function: module-level function(*arguments, folder) which writes files (in folders of their own, too) into
+            `folder` and returns JSON values.
         arguments: picklable.
     """
 
@@ -48,7 +49,7 @@ class Done:
     Args:
         folder: where its files are.
         info: what its function returned.
-        files: name -> [bytes, SHA-256].
+        files: path inside the folder -> [bytes, SHA-256].
     """
 
     folder: Path
@@ -152,7 +153,11 @@ def run_task(task: Task, stage: Path) -> Done:
         temporary.mkdir(parents=True)
         try:
             info = task.function(*task.arguments, temporary)
-            files = {path.name: [path.stat().st_size, sha256_file(path)] for path in sorted(temporary.iterdir())}
+            files = {
+                path.relative_to(temporary).as_posix(): [path.stat().st_size, sha256_file(path)]
+                for path in sorted(temporary.rglob("*"))
+                if path.is_file()
+            }
             # No fsync: after a power cut the checksum shows what is missing, and the task runs again.
             (temporary / RECORD).write_bytes(canonical_json({"files": files, "info": info}))
             done = load_record(final)

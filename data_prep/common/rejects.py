@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
 
 from data_prep.common.errors import RejectsExceededError
+from data_prep.common.files import translate_os_errors
 
 SCHEMA = {
     "source": pl.String,  # file name
@@ -63,3 +64,25 @@ def check_rejects(rejects: pl.DataFrame, total: int, max_rejects: float, left_at
         f"are unusable ({count:,} for this reason), more than max_rejects {max_rejects:.2%}; "
         f"all of them are listed in {left_at}; correct the file or raise max_rejects"
     )
+
+
+def collect_rejects(tables: Sequence[Path], total: int, max_rejects: float, target: Path) -> int:
+    """Join the tables of all tasks into `rejects.parquet` and check their share.
+
+    Args:
+        tables: at least one file with the columns of `SCHEMA`, in order.
+        total: records read, rejects included.
+        max_rejects: share allowed, 0..1.
+        target: file to write; kept when there are too many.
+
+    Returns:
+        The number of rejects.
+
+    Raises:
+        RejectsExceededError: there are too many.
+    """
+    with translate_os_errors(target):
+        joined = pl.concat([pl.read_parquet(path, memory_map=False) for path in tables])
+        joined.write_parquet(target, compression="zstd", statistics=False)
+    check_rejects(joined, total, max_rejects, target)
+    return joined.height

@@ -11,28 +11,33 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
 from data_prep.common.errors import ConfigError, LeakError
-from data_prep.common.hashing import hash_numbers, hash_strings
+from data_prep.common.hashing import hash_numbers
 
 SPLITS = ("train", "valid", "test")
 
 
-def check_ratios(ratios: Sequence[float]) -> tuple[float, ...]:
+def check_ratios(ratios: Sequence[float] | str) -> tuple[float, ...]:
     """Refuse ratios which are negative, have no training share, or do not add up to 1.
+
+    Args:
+        ratios: three numbers, or a text such as "0.8,0.1,0.1".
 
     Raises:
         ConfigError: naming what is wrong.
     """
-    if (
-        len(ratios) != len(SPLITS)
-        or any(ratio < 0 for ratio in ratios)
-        or abs(sum(ratios) - 1) > 1e-6
-        or ratios[0] <= 0
-    ):
-        raise ConfigError(f"ratios {tuple(ratios)}: give three shares (train, valid, test) >= 0, train > 0, with sum 1")
-    return tuple(float(ratio) for ratio in ratios)
+    given = ratios.strip("[]() ").replace(",", " ").split() if isinstance(ratios, str) else ratios
+    try:
+        shares = tuple(float(ratio) for ratio in given)
+    except (TypeError, ValueError):
+        shares = ()
+    # Written so that a share which is not a number fails, too.
+    if len(shares) != len(SPLITS) or not (min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6 and shares[0] > 0):
+        raise ConfigError(
+            f"ratios {ratios!r}: give three shares (train, valid, test) >= 0, train > 0, with sum 1, as in 0.8,0.1,0.1"
+        )
+    return shares
 
 
 def assign_hashed(hashes: npt.NDArray[np.uint64], ratios: Sequence[float], seed: int = 0) -> npt.NDArray[np.uint8]:
@@ -50,17 +55,6 @@ def assign_hashed(hashes: npt.NDArray[np.uint64], ratios: Sequence[float], seed:
     # 53 bits: the most a float64 holds exactly.
     uniform = (hash_numbers(hashes, seed) >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return np.searchsorted(bounds, uniform, side="right").astype(np.uint8)
-
-
-def assign_groups(groups: Sequence[str], ratios: Sequence[float], seed: int = 0) -> list[str]:
-    """Split name of each group key.
-
-    Args:
-        groups: one key per row; equal keys fall together.
-        ratios: shares of train, valid, test, of the groups.
-        seed: another seed gives another split.
-    """
-    return [SPLITS[index] for index in assign_hashed(hash_strings(list(groups)), ratios, seed)]
 
 
 def time_thresholds(
@@ -93,24 +87,43 @@ def assign_times(times: npt.NDArray[np.float64], thresholds: Sequence[float]) ->
     return np.searchsorted(np.asarray(thresholds), times, side="right").astype(np.uint8)
 
 
-def check_no_leak(groups: Sequence[str] | pl.Series, splits: Sequence[str] | pl.Series, what: str = "group") -> None:
-    """Refuse a split which has one group on two sides.
+def merge_sides(
+    hashes: Sequence[npt.NDArray[np.uint64]], sides: Sequence[npt.NDArray[np.uint8]]
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint8]]:
+    """Distinct groups of several tables, and all splits each of them is in.
 
     Args:
-        groups: the group key of each row.
-        splits: the split name of each row.
+        hashes: per table the hash of each group.
+        sides: per table the splits of each group: bit k stands for split k.
+
+    Shape:
+        hashes (N,) uint64, sides (N,) uint8 -> (G,) uint64 ascending, (G,) uint8.
+    """
+    joined = np.concatenate([np.zeros(0, np.uint64), *hashes])
+    order = np.argsort(joined, kind="stable")
+    joined = joined[order]
+    starts = np.flatnonzero(np.concatenate([np.ones(min(len(joined), 1), bool), joined[1:] != joined[:-1]]))
+    if not len(starts):
+        return joined, np.zeros(0, np.uint8)
+    return joined[starts], np.bitwise_or.reduceat(np.concatenate(sides)[order], starts)
+
+
+def refuse_leak(what: str, name: str, count: int, advice: str = "") -> None:
+    """Refuse a split which has groups on two sides.
+
+    Args:
         what: what a group is, for the message: "patient", "user".
+        name: one group which is on two sides.
+        count: how many are; 0 is fine.
+        advice: what to do instead of splitting by group.
 
     Raises:
-        LeakError: naming a group found in two splits and how many there are.
+        LeakError: naming the group and how many there are.
     """
-    table = pl.DataFrame({"group": groups, "split": splits}, strict=False).unique()
-    leaking = table.group_by("group").agg(pl.col("split").sort()).filter(pl.col("split").list.len() > 1).sort("group")
-    if leaking.height:
-        name, sides = leaking.row(0)
+    if count:
         raise LeakError(
-            f"{what} {name!r} is in {' and '.join(sides)} ({leaking.height} such in all); "
-            f"split by {what} so that each stays on one side"
+            f"{what} {name!r} is in more than one of {', '.join(SPLITS)} ({count:,} such in all); "
+            f"{advice or f'split by {what} so that each stays on one side'}"
         )
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_prep.ctr.locate import text_logs
-from data_prep.ctr.schema import Dataset, Field, Label, Schema, Sources, TextFormat
+from data_prep.ctr.locate import by_purpose, text_logs
+from data_prep.ctr.schema import Dataset, Label, Purpose, RawField, Schema, Sources, TextFormat
 
 COLUMNS = (
     *("id", "click", "hour", "C1", "banner_pos", "site_id", "site_domain", "site_category", "app_id", "app_domain"),
@@ -19,7 +19,7 @@ COLUMNS = (
 
 SCHEMA = Schema(
     name="avazu",
-    fields=tuple(Field(name, "categorical", min_count=5) for name in COLUMNS if name not in ("id", "click")),
+    fields=tuple(RawField(name, "categorical", min_count=5) for name in COLUMNS if name not in ("id", "click")),
     label=Label("click"),
     text=TextFormat(separator=",", header=True, quote=""),
     time="hour",
@@ -27,9 +27,9 @@ SCHEMA = Schema(
 )
 
 
-def locate(raw: tuple[Path, ...]) -> Sources:
-    """train.csv or train.gz of a folder (test there has no label), or the files named."""
-    return Sources(text_logs(raw, prefer=("train.csv", "train.gz", "train.csv.gz", "train")))
+def locate(raw: tuple[Path, ...], purpose: Purpose = "train") -> Sources:
+    """train.csv or train.gz of a folder, or test (it has no label) to be scored; or the files named."""
+    return Sources(text_logs(raw, prefer=by_purpose(purpose, ("train.csv", "train"), ("test.csv", "test"))))
 
 
 DATASET = Dataset(SCHEMA, locate)

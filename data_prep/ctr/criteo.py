@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_prep.ctr.locate import text_logs
-from data_prep.ctr.schema import Dataset, Field, Label, Schema, Sources, TextFormat
+from data_prep.ctr.locate import by_purpose, text_logs
+from data_prep.ctr.schema import Dataset, Label, Purpose, RawField, Schema, Sources, TextFormat
 
 NUMBERS = tuple(f"I{index}" for index in range(1, 14))
 CATEGORIES = tuple(f"C{index}" for index in range(1, 27))
@@ -17,8 +17,8 @@ CATEGORIES = tuple(f"C{index}" for index in range(1, 27))
 SCHEMA = Schema(
     name="criteo",
     fields=(
-        *(Field(name, "numerical", transform="log_square") for name in NUMBERS),
-        *(Field(name, "categorical", min_count=10) for name in CATEGORIES),
+        *(RawField(name, "numerical", transform="log_square") for name in NUMBERS),
+        *(RawField(name, "categorical", min_count=10) for name in CATEGORIES),
     ),
     label=Label("label"),
     columns=("label", *NUMBERS, *CATEGORIES),
@@ -27,9 +27,9 @@ SCHEMA = Schema(
 )
 
 
-def locate(raw: tuple[Path, ...]) -> Sources:
-    """train.txt of a folder (test.txt there has no label), or the files named."""
-    return Sources(text_logs(raw, prefer=("train.txt", "train.txt.gz")))
+def locate(raw: tuple[Path, ...], purpose: Purpose = "train") -> Sources:
+    """train.txt of a folder, or test.txt (it has no label) to be scored; or the files named."""
+    return Sources(text_logs(raw, prefer=by_purpose(purpose, ("train.txt",), ("test.txt",))))
 
 
 DATASET = Dataset(SCHEMA, locate)

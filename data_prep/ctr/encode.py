@@ -11,7 +11,7 @@ import numpy.typing as npt
 import polars as pl
 
 from data_prep.common.splits import SPLITS
-from data_prep.ctr.schema import Field
+from data_prep.ctr.schema import RawField
 from data_prep.ctr.tokens import read_tokens, token_hashes
 from data_prep.ctr.vocabulary import FIRST, MISSING, UNKNOWN, entry_ids, load_vocabulary, lookup
 
@@ -29,7 +29,7 @@ class Encoding:
         labelled: parts have a label column.
     """
 
-    fields: tuple[Field, ...]
+    fields: tuple[RawField, ...]
     vocabulary: Path
     buckets: int
     slices: tuple[tuple[tuple[Path, int], ...], ...] | None
@@ -70,7 +70,9 @@ def encode_chunk(encoding: Encoding, digest: Path, chunk: int, folder: Path) -> 
     return {"rows": counts, "unknown": unknown}
 
 
-def _dictionary_ids(encoding: Encoding, item: Field, position: int, digest: Path, chunk: int) -> npt.NDArray[np.uint32]:
+def _dictionary_ids(
+    encoding: Encoding, item: RawField, position: int, digest: Path, chunk: int
+) -> npt.NDArray[np.uint32]:
     """Ids of the entries of the chunk's own dictionary."""
     if encoding.slices is not None and not encoding.buckets:
         return entry_ids(encoding.slices[position], encoding.vocabulary.parent, position, chunk)

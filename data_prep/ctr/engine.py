@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,40 +10,18 @@ import numpy as np
 import polars as pl
 
 from data_prep.common.errors import ConfigError
-from data_prep.common.executors import Executor, open_executor
-from data_prep.common.files import canonical_json, translate_os_errors, write_atomic
-from data_prep.common.lock import own
-from data_prep.common.manifest import NAME
-from data_prep.common.mapping import Done, Shard, Task, run_stage
-from data_prep.common.rejects import check_rejects
-from data_prep.common.splits import time_thresholds
+from data_prep.common.mapping import Done, Task
+from data_prep.common.rejects import collect_rejects
+from data_prep.common.run import Run, describe_source
+from data_prep.common.splits import SPLITS, check_time_order, refuse_leak, time_thresholds
 from data_prep.ctr.chunks import Chunk, plan_source
-from data_prep.ctr.digest import Job, digest_chunk, read_times
+from data_prep.ctr.digest import digest_chunk, read_times
 from data_prep.ctr.encode import Encoding, encode_chunk
+from data_prep.ctr.groups import merge_range, plan_ranges
+from data_prep.ctr.job import Job
+from data_prep.ctr.read import read_chunk
 from data_prep.ctr.schema import Dataset, Schema, Sources, TextFormat
-
-WORK = ".work"  # scratch folder inside the output directory
-
-
-@dataclass(frozen=True)
-class Run:
-    """Where and how stages run.
-
-    Args:
-        scratch: folder for intermediate files.
-        executor: runs the tasks.
-        shard: share of this process, if any.
-        progress: show bars.
-    """
-
-    scratch: Path
-    executor: Executor
-    shard: Shard | None
-    progress: bool
-
-    def stage(self, name: str, tasks: list[Task]) -> list[Done]:
-        """Run one stage to its end."""
-        return run_stage(name, tasks, self.scratch, self.executor, shard=self.shard, progress=self.progress)
+from data_prep.ctr.tokens import group_hashes
 
 
 @dataclass(frozen=True)
@@ -72,65 +47,13 @@ class Plan:
     early: Done | None
 
 
-@contextlib.contextmanager
-def open_run(
-    out: Path, fingerprint: dict[str, Any], executor: str, workers: int | None, shard: Shard | None, progress: bool
-) -> Iterator[Run]:
-    """Own the output directory and its scratch folder; scratch of other options is thrown away.
-
-    Args:
-        out: output directory.
-        fingerprint: everything that determines the result.
-        executor: name, see `open_executor`.
-        workers: number of processes.
-        shard: share of this process.
-        progress: show bars.
-
-    Raises:
-        BusyError: another preparation writes here.
-        ConfigError: the folder holds something else.
-    """
-    scratch = out / WORK
-    with translate_os_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        strangers = sorted(path.name for path in out.iterdir() if path.name not in _OURS)
-    if strangers:
-        raise ConfigError(
-            f"{out}: holds {strangers[0]!r}, which is no prepared data; choose an empty or new output directory"
-        )
-    with own(out, scratch / "lock", shared=shard is not None):
-        _match_fingerprint(scratch, canonical_json(fingerprint), shard)
-        with open_executor(executor, workers, scratch / "executor") as opened:
-            yield Run(scratch, opened, shard, progress)
-
-
-_OURS = {WORK, NAME, "vocabulary.parquet", "rejects.parquet", "train", "valid", "test"}
-
-
-def _match_fingerprint(scratch: Path, wanted: bytes, shard: Shard | None) -> None:
-    path = scratch / "fingerprint.json"
-    with translate_os_errors(path):
-        if path.exists() and path.read_bytes() == wanted:
-            return
-        stale = [item for item in scratch.iterdir() if item.name != "lock" and not item.name.startswith(".")]
-        if stale and shard is not None and path.exists():
-            raise ConfigError(
-                f"{scratch}: holds work of other options or files; remove this folder, then start all shards again"
-            )
-        if shard is None:
-            for item in stale:
-                shutil.rmtree(item) if item.is_dir() else item.unlink()
-        write_atomic(path, wanted)
-
-
 def plan(run: Run, dataset: Dataset | None, schema: Schema, found: Sources, seed: int, *, expand: bool) -> Plan:
     """Prepare side tables, sample, and cut the logs into chunks."""
     side = None
     sources: list[dict[str, Any]] = []
     if dataset and dataset.side and found.sides:
         side = run.stage("sides", [Task("sides", dataset.side, (found.sides,))])[0].folder
-        hashed = run.stage("side-sums", [Task(f"{i:03d}", _source_sum, (path,)) for i, path in enumerate(found.sides)])
-        sources += [done.info for done in hashed]
+        sources += run.stage("sums", [Task("sums", _source_sums, (found.sides,))])[0].info["sources"]
     early, logs = None, found.logs
     if dataset and dataset.expand and expand:
         early = run.stage("sample", [Task("sample", dataset.expand, (found.logs, seed, schema))])[0]
@@ -154,10 +77,8 @@ def plan(run: Run, dataset: Dataset | None, schema: Schema, found: Sources, seed
     return Plan(tuple(chunks), tuple(rows), sources, row, schema, side, early)
 
 
-def _source_sum(path: Path, folder: Path) -> dict[str, Any]:
-    from data_prep.common.files import sha256_file
-
-    return {"path": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
+def _source_sums(paths: tuple[Path, ...], folder: Path) -> dict[str, Any]:
+    return {"sources": [describe_source(path) for path in paths]}
 
 
 def find_thresholds(run: Run, job: Job, planned: Plan) -> tuple[float, ...]:
@@ -179,33 +100,78 @@ def digest(run: Run, job: Job, planned: Plan) -> list[Done]:
         Task(f"{i:05d}", digest_chunk, (job, chunk, row))
         for i, (chunk, row) in enumerate(zip(planned.chunks, planned.rows, strict=True))
     ]
-    return run.stage("read", tasks)
+    return run.stage("digest", tasks)
 
 
-def collect_rejects(run: Run, planned: Plan, digests: list[Done], max_rejects: float) -> tuple[Path, int, int]:
+def gather_rejects(run: Run, planned: Plan, digests: list[Done], max_rejects: float) -> tuple[Path, dict[str, Any]]:
     """Write `rejects.parquet` of all chunks into scratch and check their share.
 
     Returns:
-        The file, the number of rejects, and the number of records.
+        The file, and the `rejects` entry of `dataset.json`.
 
     Raises:
         RejectsExceededError: there are too many.
     """
     folders = [planned.early.folder] if planned.early else []
     folders += [done.folder for done in digests if done.info["rejects"]] or [digests[0].folder]
-    table = pl.concat([pl.read_parquet(folder / "rejects.parquet", memory_map=False) for folder in folders])
-    path = run.scratch / "rejects.parquet"
-    with translate_os_errors(path):
-        table.write_parquet(path, compression="zstd", statistics=False)
     total = planned.early.info["records"] if planned.early else planned.records
-    check_rejects(table, total, max_rejects, path)
-    return path, table.height, total
+    path = run.scratch / "rejects.parquet"
+    count = collect_rejects([folder / "rejects.parquet" for folder in folders], total, max_rejects, path)
+    return path, {"count": count, "share": count / max(total, 1)}
+
+
+def check_groups(run: Run, job: Job, planned: Plan, digests: list[Done], *, refuse: bool) -> dict[str, Any]:
+    """Count the users on more than one side of the split, over all rows that are written.
+
+    Args:
+        run: where to run.
+        job: with the split rule.
+        planned: the chunks, to find the name of a user.
+        digests: of all chunks.
+        refuse: such users are an error.
+
+    Returns:
+        The `group` entry of `dataset.json`.
+
+    Raises:
+        LeakError: naming one of them.
+    """
+    folders = tuple(done.folder for done in digests)
+    ranges = plan_ranges(sum(done.info["groups"] for done in digests))
+    tasks = [Task(f"{i:05d}", merge_range, (folders, first, last)) for i, (first, last) in enumerate(ranges)]
+    merged = [done.info for done in run.stage("groups", tasks)]
+    shared = sum(info["on_two_sides"] for info in merged)
+    if shared and refuse:
+        info = next(info for info in merged if info["on_two_sides"])
+        users = read_chunk(planned.chunks[info["chunk"]], planned.schema, [], [job.schema.user])[0][job.schema.user]
+        name = users.filter(pl.Series(group_hashes(users) == np.uint64(int(info["example"]))))[0]
+        refuse_leak("user", str(name), shared, "this breaks the split by user" if job.split.kind == "user" else "")
+    return {
+        "name": job.schema.user,
+        "kept_apart": shared == 0,
+        "groups": sum(info["groups"] for info in merged),
+        "groups_on_two_sides": shared,
+    }
+
+
+def check_times(digests: list[Done]) -> None:
+    """Refuse rows of one split that are not later than all rows of the split before.
+
+    Raises:
+        LeakError: naming the two times.
+    """
+    ranges = []
+    for index in range(len(SPLITS)):
+        known = [span for done in digests if (span := done.info["times"][index]) is not None]
+        if known:
+            ranges.append((min(first for first, _ in known), max(last for _, last in known)))
+    check_time_order([last for _, last in ranges], [first for first, _ in ranges])
 
 
 def encode(run: Run, encoding: Encoding, digests: list[Done]) -> list[Done]:
     """Write the parts of every chunk."""
     return run.stage(
-        "write", [Task(f"{i:05d}", encode_chunk, (encoding, done.folder, i)) for i, done in enumerate(digests)]
+        "encode", [Task(f"{i:05d}", encode_chunk, (encoding, done.folder, i)) for i, done in enumerate(digests)]
     )
 
 

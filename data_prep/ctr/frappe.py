@@ -20,14 +20,14 @@ from data_prep.common.rejects import to_frame
 from data_prep.ctr.chunks import Chunk, check_columns, plan_source
 from data_prep.ctr.locate import text_logs
 from data_prep.ctr.read import RECORD, read_chunk
-from data_prep.ctr.schema import Dataset, Field, Label, Schema, Sources, TextFormat
+from data_prep.ctr.schema import Dataset, Label, Purpose, RawField, Schema, Sources, TextFormat
 
 FIELDS = ("user", "item", "daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city")
 NEGATIVES = 2
 
 SCHEMA = Schema(
     name="frappe",
-    fields=tuple(Field(name, "categorical") for name in FIELDS),
+    fields=tuple(RawField(name, "categorical") for name in FIELDS),
     label=Label("label"),
     text=TextFormat(separator="\t", header=True, quote=""),
     user="user",
@@ -103,9 +103,9 @@ def expand(logs: tuple[Path, ...], seed: int, schema: Schema, folder: Path) -> d
     return {"sources": sources, "records": records, "rejects": len(rejects), "dropped": int(missing.sum())}
 
 
-def locate(raw: tuple[Path, ...]) -> Sources:
-    """frappe.csv, also packed."""
-    return Sources(text_logs(raw, prefer=("frappe.csv", "frappe.csv.gz")))
+def locate(raw: tuple[Path, ...], _: Purpose = "train") -> Sources:
+    """frappe.csv of a folder, also packed, or the files named."""
+    return Sources(text_logs(raw, prefer=("frappe.csv",)))
 
 
 DATASET = Dataset(SCHEMA, locate, expand=expand, ratios=(0.7, 0.2, 0.1))

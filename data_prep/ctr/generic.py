@@ -27,7 +27,7 @@ import yaml
 
 from data_prep.common.errors import ConfigError, DatasetNotFoundError
 from data_prep.common.files import translate_os_errors
-from data_prep.ctr.schema import Field, Label, Schema, TextFormat
+from data_prep.ctr.schema import Label, RawField, Schema, TextFormat
 
 ROLES = ("label", "feature", "user", "time", "split", "ignore")
 _TOP = {"name", "licence", "separator", "header", "quote", "encoding", "missing", "fields"}
@@ -75,7 +75,7 @@ def parse_schema(content: dict[str, Any], path: Path) -> Schema:
         raise ConfigError(
             f"{path}: separator {text.separator!r}, quote {text.quote!r}: give ASCII characters, the quote at most one"
         )
-    fields: list[Field] = []
+    fields: list[RawField] = []
     roles: dict[str, str] = {}
     label: Label | None = None
     for item in content["fields"]:
@@ -111,10 +111,10 @@ def parse_schema(content: dict[str, Any], path: Path) -> Schema:
     ).check(str(path))
 
 
-def _feature(path: Path, item: dict[str, Any], name: str) -> Field:
+def _feature(path: Path, item: dict[str, Any], name: str) -> RawField:
     if "type" not in item:
         raise ConfigError(f"{path}: field {name!r} has no type; give numerical, categorical or multi")
-    return Field(
+    return RawField(
         name=name,
         kind=item["type"],
         column=_typed(path, item, "column", str, ""),

@@ -1,8 +1,8 @@
 """KDD Cup 2012 track 2: search advertising log of Tencent with a table of user profiles.
 
 `training.txt`: click, impression, display URL, ad, advertiser, depth, position, query, keyword, title, description,
-user; tabs, no header. `userid_profile.txt`: user, gender, age. The profile has 24 million users: it is turned once
-into arrays that all workers map into memory and search.
+user; tabs, no header; `test.txt` lacks the first two. `userid_profile.txt`: user, gender, age. The profile has 24
+million users: it is turned once into arrays that all workers map into memory and search.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import polars as pl
 
 from data_prep.common.errors import CorruptRecordError
 from data_prep.common.files import open_binary
-from data_prep.ctr.locate import expand_folders, named
-from data_prep.ctr.schema import Dataset, Field, Label, Schema, Sources, TextFormat
+from data_prep.ctr.locate import by_purpose, logs_with_sides
+from data_prep.ctr.schema import Dataset, Label, Purpose, RawField, Schema, Sources, TextFormat
 
 COLUMNS = (
     *("click", "impression", "display_url", "ad_id", "advertiser_id", "depth", "position", "query_id", "keyword_id"),
@@ -32,16 +32,16 @@ PROFILE = "userid_profile.txt"
 _BLOCK = 64 << 20  # bytes of the profile read at a time
 
 
-def _field(name: str) -> Field:
+def _field(name: str) -> RawField:
     if name in NUMBERS:
-        return Field(name, "numerical", transform="log_square")
-    return Field(name, "categorical", min_count=MIN_COUNT)
+        return RawField(name, "numerical", transform="log_square")
+    return RawField(name, "categorical", min_count=MIN_COUNT)
 
 
 SCHEMA = Schema(
     name="kdd12",
     # Gender and age have a handful of values: no threshold.
-    fields=(*(_field(name) for name in COLUMNS[1:]), Field("gender", "categorical"), Field("age", "categorical")),
+    fields=(*(_field(name) for name in COLUMNS[1:]), RawField("gender", "categorical"), RawField("age", "categorical")),
     label=Label("click", threshold=0),
     columns=COLUMNS,
     text=TextFormat(separator="\t", header=False, quote=""),
@@ -50,13 +50,12 @@ SCHEMA = Schema(
 )
 
 
-def locate(raw: tuple[Path, ...]) -> Sources:
-    """training.txt and userid_profile.txt."""
-    files = expand_folders(raw)
-    side = named(files, (PROFILE,), "user profiles")
-    logs = [path for path in files if path != side and not path.name.endswith("_tokensid.txt")]
-    train = [path for path in logs if path.name in ("training.txt", "training.txt.gz")]
-    return Sources(tuple(train or logs), (side,))
+def locate(raw: tuple[Path, ...], purpose: Purpose = "train") -> Sources:
+    """training.txt, or test.txt to be scored, or the files named; and userid_profile.txt."""
+    names = by_purpose(purpose, ("training.txt",), ("test.txt",))
+    found = logs_with_sides(raw, names, {PROFILE: "user profiles"}, required=False)
+    logs = tuple(path for path in found.logs if not path.name.endswith(("_tokensid.txt", "_tokensid.txt.gz")))
+    return Sources(logs or found.logs, found.sides)
 
 
 def write_profile(sides: tuple[Path, ...], folder: Path) -> dict[str, Any]:
@@ -130,4 +129,11 @@ def _codes(folder: Path, name: str, place: npt.NDArray[np.int64], hit: npt.NDArr
     return column.to_frame().select(pl.when(there).then(pl.col(name)).alias(name)).to_series()
 
 
-DATASET = Dataset(SCHEMA, locate, derive=add_profile, derived=("gender", "age"), side=write_profile)
+DATASET = Dataset(
+    SCHEMA,
+    locate,
+    derive=add_profile,
+    derived=("gender", "age"),
+    side=write_profile,
+    unlabelled_columns=COLUMNS[2:],
+)

@@ -6,7 +6,9 @@ The text is Latin-1.
 
 from __future__ import annotations
 
+import gzip
 import re
+import zlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,9 @@ from typing import Any
 import polars as pl
 
 from data_prep.common.errors import CorruptRecordError
-from data_prep.ctr.locate import expand_folders, named
-from data_prep.ctr.schema import Dataset, Field, Label, Schema, Sources, TextFormat
+from data_prep.common.files import open_binary
+from data_prep.ctr.locate import logs_with_sides
+from data_prep.ctr.schema import Dataset, Label, Purpose, RawField, Schema, Sources, TextFormat
 
 RATING = ("user_id", "movie_id", "rating", "timestamp")
 USER_FIELDS = ("gender", "age", "occupation", "zip_code")
@@ -46,10 +49,10 @@ def _schema(name: str, separator: str) -> Schema:
     return Schema(
         name=name,
         fields=(
-            *(Field(item, "categorical") for item in USER_FIELDS),
-            Field("release_year", "categorical"),
-            Field("timestamp", "numerical", transform="min_max"),
-            Field("genres", "multi", separator="|"),
+            *(RawField(item, "categorical") for item in USER_FIELDS),
+            RawField("release_year", "categorical"),
+            RawField("timestamp", "numerical", transform="min_max"),
+            RawField("genres", "multi", separator="|"),
         ),
         label=Label("rating", threshold=3, drop_equal=True),
         columns=RATING,
@@ -76,7 +79,12 @@ def age_class(age: int) -> str:
 
 def _rows(path: Path, separator: str, columns: int) -> list[list[str]]:
     rows = []
-    for number, line in enumerate(path.read_text("latin-1").splitlines()):
+    try:
+        with open_binary(path) as stream:
+            text = stream.read().decode("latin-1")
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise CorruptRecordError(path, "a line", f"damaged gzip ({error}); fetch it again") from error
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n")):
         values = line.split(separator)
         if line.strip() and len(values) != columns:
             raise CorruptRecordError(
@@ -139,26 +147,18 @@ def add_sides(records: pl.DataFrame, folder: Path | None) -> pl.DataFrame:
     return joined.join(_side(folder / "movies.parquet"), on="movie_id", how="left", maintain_order="left")
 
 
-def locate_1m(raw: tuple[Path, ...]) -> Sources:
+def locate_1m(raw: tuple[Path, ...], _: Purpose = "train") -> Sources:
     """ratings.dat, users.dat, movies.dat."""
-    files = expand_folders(raw)
-    sides = (named(files, ("users.dat",), "users"), named(files, ("movies.dat",), "movies"))
-    return Sources((named(files, ("ratings.dat",), "ratings"),), sides)
+    return logs_with_sides(raw, ("ratings.dat",), {"users.dat": "users", "movies.dat": "movies"})
 
 
-def locate_100k(raw: tuple[Path, ...]) -> Sources:
+def locate_100k(raw: tuple[Path, ...], _: Purpose = "train") -> Sources:
     """u.data, u.user, u.item."""
-    # u.user and u.item have no usual suffix, so look beside u.data as well.
-    files = [
-        path for item in raw for path in (sorted(item.glob("u.*")) if item.is_dir() else [item])
-    ] or expand_folders(raw)
-    sides = (named(files, ("u.user",), "users"), named(files, ("u.item",), "movies"))
-    return Sources((named(files, ("u.data",), "ratings"),), sides)
+    return logs_with_sides(raw, ("u.data",), {"u.user": "users", "u.item": "movies"})
 
 
 _DERIVED = (*USER_FIELDS, "release_year", "genres")
-# movie_id is needed by the join though it is no feature.
-DATASET_1M = Dataset(_schema("movielens-1m", "::"), locate_1m, add_sides, _DERIVED, write_sides_1m, needs=("movie_id",))
-DATASET_100K = Dataset(
-    _schema("movielens-100k", "\t"), locate_100k, add_sides, _DERIVED, write_sides_100k, needs=("movie_id",)
-)
+# The join needs both though they are no features.
+_KEYS = ("user_id", "movie_id")
+DATASET_1M = Dataset(_schema("movielens-1m", "::"), locate_1m, add_sides, _DERIVED, write_sides_1m, needs=_KEYS)
+DATASET_100K = Dataset(_schema("movielens-100k", "\t"), locate_100k, add_sides, _DERIVED, write_sides_100k, needs=_KEYS)

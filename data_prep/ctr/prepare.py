@@ -1,41 +1,87 @@
 """Raw click log -> prepared directory.
 
-Stages: plan (cut the files into chunks) -> read (parse each chunk once; codes and counts) -> merge (vocabulary) ->
-write (ids, one part per chunk and split). Memory is that of a few chunks and of the vocabulary, whatever the size of
-the log; killed work continues; the bytes written depend on the input and the options alone.
+| stage | module | what it leaves for the stages behind it |
+|---|---|---|
+| sides | `Dataset.side` of the data set | side tables (user profiles, items) as files that workers map into memory |
+| sums | engine | SHA-256 of the side files |
+| sample | `Dataset.expand` of the data set | frappe: `log.tsv` with sampled negatives, read instead of the log |
+| plan | chunks | where each chunk of records begins and ends, SHA-256 of the log; text of packed files |
+| times | digest | split by time: the times of each chunk and how often each occurs |
+| digest | digest (read, roles, groups, tokens) | per chunk: numbers, codes, dictionary with counts, users, rejects |
+| groups | groups | how many users are on more than one side of the split, one range of user hashes at a time |
+| merge | vocabulary | the frequent tokens of a slice of a field over all chunks |
+| vocabulary | vocabulary | `vocabulary.parquet`, and the id of each token |
+| encode | encode | per chunk: `train.parquet`, `valid.parquet`, `test.parquet` |
+| (last) | common.publish | files under their final names, then `dataset.json` |
+
+Memory is that of a few chunks and of the vocabulary, whatever the size of the log; killed work continues; the bytes
+written depend on the input and the options alone.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
 
-from data_prep.common.errors import BusyError, ConfigError, LabelError, PrepError
-from data_prep.common.files import sha256_file
-from data_prep.common.lock import own
+from data_prep.common.errors import ConfigError, LabelError, LeakError, PrepError
+from data_prep.common.files import canonical_json, sha256_file
 from data_prep.common.manifest import NAME, read_manifest, tool_version
 from data_prep.common.mapping import Done, Shard, Task
+from data_prep.common.run import Run, Settings, find_finished, identify, is_large, open_run
 from data_prep.common.splits import check_ratios
 from data_prep.ctr.chunks import CHUNK_BYTES, CHUNK_ROWS
 from data_prep.ctr.datasets import DATASETS, GENERIC
-from data_prep.ctr.digest import Job, SplitRule
+from data_prep.ctr.describe import PAYLOAD, describe_fields, describe_splits, list_files, scale_of
 from data_prep.ctr.encode import Encoding
-from data_prep.ctr.engine import Plan, Run, collect_rejects, digest, encode, find_thresholds, open_run, plan, summarise
+from data_prep.ctr.engine import (
+    Plan,
+    check_groups,
+    check_times,
+    digest,
+    encode,
+    find_thresholds,
+    gather_rejects,
+    plan,
+    summarise,
+)
 from data_prep.ctr.generic import load_schema
+from data_prep.ctr.job import Job, SplitRule
 from data_prep.ctr.locate import text_logs
-from data_prep.ctr.publish import describe_fields, describe_splits, publish, scale_of
 from data_prep.ctr.reproduction import prepare_reproduction
 from data_prep.ctr.schema import Dataset, Schema, Sources
 from data_prep.ctr.vocabulary import merge_slices, plan_merge, write_vocabulary
 
+TOOLS = (pl.__version__, CHUNK_BYTES, CHUNK_ROWS)  # what the bytes depend on besides input and options
 SPLIT_KINDS = ("random", "time", "user", "file", "column")
 Slices = tuple[tuple[tuple[Path, int], ...], ...]
 _FILE_NAMES = ((r"train", 0), (r"valid|val|dev", 1), (r"test", 2))
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for.
+
+    Args:
+        dataset: its steps; None for a log described by a schema file.
+        found: raw files.
+        command: the `command` entry of `dataset.json`.
+        buckets: hash buckets; 0: a vocabulary.
+        max_rejects: share of unusable records that is tolerated.
+        apart: users on more than one side are an error.
+    """
+
+    dataset: Dataset | None
+    found: Sources
+    command: dict[str, Any]
+    buckets: int
+    max_rejects: float
+    apart: bool
 
 
 def prepare(
@@ -50,6 +96,7 @@ def prepare(
     min_count: int | None = None,
     hash_buckets: int | None = None,
     vocabulary_scope: Literal["train", "all"] = "train",
+    require_groups_apart: bool = False,
     workers: int | None = None,
     executor: str = "local",
     shard: str | None = None,
@@ -70,8 +117,9 @@ def prepare(
         ratios: shares of train, valid and test.
         seed: of the random and user split, and of sampled negatives.
         min_count: replaces the threshold of every field; a rarer token is "unknown".
-        hash_buckets: hash tokens into so many ids per field instead of keeping a vocabulary.
+        hash_buckets: hash tokens into so many ids per field instead of keeping a vocabulary; without `min_count`.
         vocabulary_scope: rows whose tokens are counted; "all" lets valid and test leak into the vocabulary.
+        require_groups_apart: stop when a user is on more than one side of the split.
         workers: processes; all cores by default. The result does not depend on it.
         executor: local, serial, slurm, slurm:local, dask or dask:ADDRESS.
         shard: INDEX/COUNT: do only this share of each stage, as one of a job array.
@@ -92,7 +140,9 @@ def prepare(
     known, described, found = resolve(dataset, paths, schema)
     described = _override(described, min_count)
     rule = _split_rule(known, described, found, split, ratios, seed)
-    _check_options(hash_buckets, max_rejects, vocabulary_scope, layout)
+    _check_options(hash_buckets, min_count, max_rejects, vocabulary_scope, layout)
+    if require_groups_apart and not described.user:
+        raise ConfigError(f"require_groups_apart: data set {described.name} has no column with the role user")
     command = {
         "dataset": dataset,
         "split": rule.kind,
@@ -103,15 +153,24 @@ def prepare(
         "vocabulary_scope": vocabulary_scope,
         "layout": layout,
     }
-    finished = _already(out, command, described, found)
+    sources = (*found.logs, *found.sides)
+    saved = _saved_schema(known, described)
+    expected = {"command": command, "preparation": {"schema": json.loads(canonical_json(saved))}}
+    finished = find_finished(out, expected, sources)
     if finished is not None:
+        if require_groups_apart and not finished["group"]["kept_apart"]:
+            raise LeakError(
+                f"{out}: {finished['group']['groups_on_two_sides']:,} users are on more than one side; split by user"
+            )
         return finished
-    fingerprint = {"command": command, "schema": described.to_dict(), **identity(found)}
+    fingerprint = {"command": command, "schema": described.to_dict(), **identify(sources, *TOOLS)}
     share = Shard.parse(shard, shard_patience) if shard else None
     job = Job(dataset, described, rule, count_all=vocabulary_scope == "all")
+    request = Request(known, found, command, hash_buckets or 0, max_rejects, require_groups_apart)
+    settings = Settings(executor, workers, share, progress, eager=is_large(sources))
     try:
-        with open_run(out, fingerprint, executor, workers, share, progress) as run:
-            return _prepare(run, out, known, job, found, command, hash_buckets or 0, max_rejects)
+        with open_run(out, fingerprint, settings, PAYLOAD) as run:
+            return _prepare(run, job, request)
     except (PrepError, OSError):
         # Another shard may have finished, and removed the scratch folder, while this one looked at it.
         if share is not None and (out / NAME).exists():
@@ -119,67 +178,51 @@ def prepare(
         raise
 
 
-def _prepare(
-    run: Run,
-    out: Path,
-    known: Dataset | None,
-    job: Job,
-    found: Sources,
-    command: dict[str, Any],
-    buckets: int,
-    max_rejects: float,
-) -> dict[str, Any]:
-    planned = plan(run, known, job.schema, found, command["seed"], expand=True)
+def _prepare(run: Run, job: Job, request: Request) -> dict[str, Any]:
+    planned = plan(run, request.dataset, job.schema, request.found, request.command["seed"], expand=True)
+    asked = job.schema
     job = replace(job, side=planned.side, schema=planned.schema)
     if job.split.kind == "time":
         job = replace(job, split=replace(job.split, thresholds=find_thresholds(run, job, planned)))
     digests = digest(run, job, planned)
-    rejects, reject_count, total = collect_rejects(run, planned, digests, max_rejects)
-    _check_labels(job, digests, found)
-    vocabulary, sizes, slices = _merge(run, job, digests, hashed=bool(buckets))
+    rejects, rejected = gather_rejects(run, planned, digests, request.max_rejects)
+    _check_labels(job, digests, request.found)
+    group = None
+    if job.schema.user:
+        group = check_groups(run, job, planned, digests, refuse=request.apart or job.split.kind == "user")
+    if job.split.kind == "time":
+        check_times(digests)
+    vocabulary, sizes, slices = _merge(run, job, digests, hashed=bool(request.buckets))
     statistics = summarise(job, digests)
     scales = {
         item.name: scale for item in job.schema.fields if (scale := scale_of(item, statistics[item.name])) is not None
     }
-    encoded = encode(run, Encoding(job.schema.fields, vocabulary, buckets, slices, scales, labelled=True), digests)
-    manifest = _manifest(job, planned, command, digests, encoded) | {
-        "fields": describe_fields(job, digests, encoded, sizes, buckets),
-        "rejects": {"count": reject_count, "share": reject_count / max(total, 1)},
+    encoding = Encoding(job.schema.fields, vocabulary, request.buckets, slices, scales, labelled=True)
+    encoded = encode(run, encoding, digests)
+    manifest = _manifest(job, planned, request.command, digests, encoded) | {
+        "group": group,
+        "fields": describe_fields(job, digests, encoded, sizes, request.buckets),
+        "rejects": rejected,
         "preparation": {
             "dataset": job.dataset,
-            "schema": job.schema.to_dict() if planned.early is None else _raw_schema(known),
-            "hash_buckets": buckets,
+            "schema": _saved_schema(request.dataset, asked),
+            "hash_buckets": request.buckets,
             "scales": {name: list(scale) for name, scale in scales.items()},
             "vocabulary_sha256": sha256_file(vocabulary),
         },
     }
-    return _publish(run, out, encoded, vocabulary, rejects, manifest)
+    return run.publish(list_files(encoded, vocabulary, rejects), manifest)
 
 
-def _publish(
-    run: Run, out: Path, encoded: list[Done], vocabulary: Path, rejects: Path, manifest: dict[str, Any]
-) -> dict[str, Any]:
-    if run.shard is None:
-        publish(out, encoded, vocabulary, rejects, manifest)
-        return read_manifest(out)
-    try:
-        with own(out, run.scratch / "publish.lock"):
-            publish(out, encoded, vocabulary, rejects, manifest)
-    except BusyError:
-        return manifest  # another shard is publishing the same
-    return read_manifest(out)
-
-
-def _raw_schema(known: Dataset | None) -> dict[str, Any]:
+def _saved_schema(known: Dataset | None, schema: Schema) -> dict[str, Any]:
     # New logs of a sampled data set come in its raw format, not in that of the sampled table.
-    return known.schema.to_dict() if known else {}
+    return known.schema.to_dict() if known and known.expand else schema.to_dict()
 
 
 def _manifest(
     job: Job, planned: Plan, command: dict[str, Any], digests: list[Done], encoded: list[Done]
 ) -> dict[str, Any]:
     schema, rule = job.schema, job.split
-    apart = rule.kind == "user"
     early_dropped = planned.early.info["dropped"] if planned.early else 0
     return {
         "domain": "ctr",
@@ -189,7 +232,7 @@ def _manifest(
         "licence": schema.licence,
         "sources": planned.sources,
         "label": {"name": schema.label.column, "rule": schema.label.rule},
-        "group": {"name": schema.user, "kept_apart": apart} if schema.user else None,
+        "group": None,
         "time": {"name": schema.time} if schema.time else None,
         "split_rule": {
             "kind": rule.kind,
@@ -214,7 +257,7 @@ def _merge(run: Run, job: Job, digests: list[Done], *, hashed: bool) -> tuple[Pa
         for number, piece in enumerate(group):
             slices[piece.field].append((done.folder, number))
     frozen = tuple(tuple(items) for items in slices)
-    done = run.stage("sort", [Task("vocabulary", write_vocabulary, (tuple(fields), frozen))])[0]
+    done = run.stage("vocabulary", [Task("vocabulary", write_vocabulary, (tuple(fields), frozen))])[0]
     return done.folder / "vocabulary.parquet", dict(done.info["sizes"]), frozen
 
 
@@ -248,16 +291,7 @@ def resolve(dataset: str, raw: tuple[Path, ...], schema: Path | None) -> tuple[D
         )
     if schema is not None:
         raise ConfigError(f"--schema goes with data set generic; {dataset} has its own")
-    return known, known.schema.check(dataset), known.locate(raw)
-
-
-def identity(found: Sources) -> dict[str, Any]:
-    """What tells one set of sources, and one version of the tools, from another."""
-    stats = [(path, path.stat()) for path in (*found.logs, *found.sides)]
-    return {
-        "sources": [[path.name, stat.st_size, stat.st_mtime_ns] for path, stat in stats],
-        "tools": [tool_version(), pl.__version__, CHUNK_BYTES, CHUNK_ROWS],
-    }
+    return known, known.schema.check(dataset), known.locate(raw, "train")
 
 
 def _override(schema: Schema, min_count: int | None) -> Schema:
@@ -302,7 +336,13 @@ def _split_of_file(path: Path) -> int:
     )
 
 
-def _check_options(hash_buckets: int | None, max_rejects: float, vocabulary_scope: str, layout: str) -> None:
+def _check_options(
+    hash_buckets: int | None, min_count: int | None, max_rejects: float, vocabulary_scope: str, layout: str
+) -> None:
+    if hash_buckets is not None and min_count is not None:
+        raise ConfigError(
+            f"hash_buckets {hash_buckets} and min_count {min_count}: hashing counts no tokens; leave one of them out"
+        )
     if hash_buckets is not None and not 1 <= hash_buckets < 1 << 31:
         raise ConfigError(f"hash_buckets {hash_buckets}: give 1 to 2,147,483,647")
     if not 0 <= max_rejects <= 1:
@@ -311,26 +351,3 @@ def _check_options(hash_buckets: int | None, max_rejects: float, vocabulary_scop
         raise ConfigError(
             f"vocabulary_scope {vocabulary_scope!r}, layout {layout!r}: choose train or all, native or reproduction"
         )
-
-
-def _already(out: Path, command: dict[str, Any], schema: Schema, found: Sources) -> dict[str, Any] | None:
-    """The manifest when `out` holds exactly what is asked for."""
-    if not (out / NAME).exists():
-        return None
-    manifest = read_manifest(out)
-    files = sorted((path.name, path.stat().st_size) for path in (*found.logs, *found.sides))
-    same = (
-        manifest.get("command") == command
-        and sorted((item["path"], item["bytes"]) for item in manifest["sources"]) == files
-    )
-    fields = manifest.get("preparation", {}).get("schema", {}).get("fields")
-    if same and fields == [asdict(item) for item in schema.fields] and _same_bytes(manifest, found):
-        return manifest
-    raise ConfigError(
-        f"{out}: holds prepared data of other options or other files; choose another output directory or remove it"
-    )
-
-
-def _same_bytes(manifest: dict[str, Any], found: Sources) -> bool:
-    recorded = sorted(item["sha256"] for item in manifest["sources"])
-    return recorded == sorted(sha256_file(path) for path in (*found.logs, *found.sides))

@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.common.errors import CorruptRecordError
+from data_prep.common.errors import ConfigError, CorruptRecordError
 from data_prep.common.rejects import Reject, excerpt
 from data_prep.ctr.chunks import Chunk, count_byte, single
 from data_prep.ctr.scan import Records, scan
@@ -34,11 +34,11 @@ def read_chunk(
         strings: columns which hold tokens.
 
     Returns:
-        A table with `RECORD` (UInt32), numbers (Float64, finite or null) and strings (String or null; never empty),
-        and the rejects.
+        A table with `RECORD` (UInt32), numbers (Float64, finite or null) and strings (String or null; never empty;
+        List(String) where a Parquet file holds lists), and the rejects.
     """
     if chunk.path.name.endswith(".parquet") or _is_parquet(chunk):
-        return _check_numbers(*_read_parquet(chunk, numbers, strings), chunk, numbers, None)
+        return _check_numbers(*_read_parquet(chunk, schema, numbers, strings), chunk, numbers, None)
     data = read_bytes(chunk, schema.text)
     table = _read_fast(data, chunk, schema.text, numbers, strings)
     if table is not None:
@@ -226,7 +226,9 @@ def _line(data: bytes, records: Records, index: int) -> bytes:
     return data[records.starts[index] : records.stops[index]]
 
 
-def _read_parquet(chunk: Chunk, numbers: list[str], strings: list[str]) -> tuple[pl.DataFrame, list[Reject]]:
+def _read_parquet(
+    chunk: Chunk, schema: Schema, numbers: list[str], strings: list[str]
+) -> tuple[pl.DataFrame, list[Reject]]:
     try:
         with pq.ParquetFile(chunk.path) as file:
             table = _parquet_rows(file, chunk, numbers + strings)
@@ -235,20 +237,32 @@ def _read_parquet(chunk: Chunk, numbers: list[str], strings: list[str]) -> tuple
         raise CorruptRecordError(chunk.source, where, f"damaged Parquet ({error}); write the file again") from error
     if table.height != chunk.records:
         raise CorruptRecordError(chunk.source, f"row {chunk.start}", "the file changed while it was read; run again")
+    bags = {item.source for item in schema.fields if item.kind == "multi"}
+    for name in numbers + strings:
+        if table[name].dtype.is_nested() and (name not in bags or table[name].dtype == pl.Struct):
+            raise ConfigError(
+                f"{chunk.source}: column {name!r} holds {table[name].dtype}; only fields of type multi may hold lists"
+            )
     table = table.with_columns(pl.Series(RECORD, np.arange(table.height, dtype=np.uint32)))
-    table = table.with_columns(
-        *[
-            pl.col(name).list.eval(pl.element().cast(pl.String)).list.join("\x1e")
-            if table[name].dtype.is_nested()
-            else pl.col(name).cast(pl.String)
-            for name in strings
-        ]
-    )
-    table = table.with_columns(pl.when(pl.col(strings) != "").then(pl.col(strings))) if strings else table
-    text = [name for name in numbers if not table[name].dtype.is_numeric()]
+    table = table.with_columns([_tokens(table[name], schema.text.missing) for name in strings])
+    text = [name for name in numbers if table[name].dtype == pl.String or table[name].dtype.is_temporal()]
+    table = table.with_columns([_tokens(table[name], schema.text.missing) for name in text])
     table, bad = _to_numbers(table, text)
     table = table.with_columns(pl.col(name).cast(pl.Float64) for name in numbers if name not in text)
     return table, reject_records(chunk, None, bad)
+
+
+def _tokens(column: pl.Series, missing: tuple[str, ...]) -> pl.Series:
+    """A column of any type as text, null where it is empty or one of `missing`; lists as lists of text."""
+    if isinstance(column.dtype, pl.Array):
+        column = column.arr.to_list()
+    if column.dtype == pl.List:
+        return column.list.eval(pl.element().cast(pl.String))
+    if isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone is not None:
+        # The same moment is the same text, whatever the zone it is shown in.
+        column = column.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+    column = column.cast(pl.String)
+    return column.set(column.is_in(["", *missing]), None)
 
 
 def _parquet_rows(file: pq.ParquetFile, chunk: Chunk, columns: list[str]) -> pl.DataFrame:

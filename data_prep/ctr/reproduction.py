@@ -186,7 +186,7 @@ def prepare_reproduction(dataset: str, raw: tuple[Path, ...], out: Path) -> dict
     """
     if dataset not in ("criteo", "avazu", "kdd12"):
         rows_of(dataset, lambda: ())
-    found = DATASETS[dataset].locate(raw)
+    found = DATASETS[dataset].locate(raw, "train")
     with translate_os_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()):

@@ -12,7 +12,7 @@ import polars as pl
 
 from data_prep.common.errors import ConfigError
 
-Kind = Literal["numerical", "categorical", "multi"]
+RawKind = Literal["numerical", "categorical", "multi"]
 Transform = Literal["none", "log_square", "min_max", "standardise"]
 KINDS = ("numerical", "categorical", "multi")
 TRANSFORMS = ("none", "log_square", "min_max", "standardise")
@@ -20,7 +20,7 @@ RESERVED = ("row", "label", "group")  # columns of a prepared part
 
 
 @dataclass(frozen=True)
-class Field:
+class RawField:
     """One feature.
 
     Args:
@@ -33,7 +33,7 @@ class Field:
     """
 
     name: str
-    kind: Kind
+    kind: RawKind
     column: str = ""
     min_count: int = 1
     transform: Transform = "none"
@@ -104,7 +104,7 @@ class Schema:
     """
 
     name: str
-    fields: tuple[Field, ...]
+    fields: tuple[RawField, ...]
     label: Label = field(default_factory=Label)
     columns: tuple[str, ...] = ()
     text: TextFormat = field(default_factory=TextFormat)
@@ -161,7 +161,7 @@ class Schema:
             return cls(
                 **{
                     **values,
-                    "fields": tuple(Field(**item) for item in values["fields"]),
+                    "fields": tuple(RawField(**item) for item in values["fields"]),
                     "label": Label(**values["label"]),
                     "columns": tuple(values["columns"]),
                     "text": TextFormat(**{**values["text"], "missing": tuple(values["text"]["missing"])}),
@@ -172,6 +172,8 @@ class Schema:
 
 
 Derive = Callable[[pl.DataFrame, Path | None], pl.DataFrame]
+Purpose = Literal["train", "apply"]
+Locate = Callable[[tuple[Path, ...], Purpose], "Sources"]
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ class Dataset:
 
     Args:
         schema: format and roles.
-        locate: finds the files among what the user named.
+        locate: finds the files among what the user named, to train on or to be scored.
         derive: module-level function (records, folder) -> records with more columns; `folder` holds what
             `side` wrote. Runs in workers, once per chunk.
         derived: columns which `derive` makes.
@@ -202,16 +204,19 @@ class Dataset:
             with header) into `folder`, which is then read instead of the log files. For small logs that need
             sampling across records.
         needs: columns of tokens which `derive` needs though they are no field.
+        unlabelled_columns: columns of a log without label and header; those of the schema but the label when empty.
+            Fields whose column is not among them are missing there.
         split: default kind of split.
         ratios: default shares of train, valid, test.
     """
 
     schema: Schema
-    locate: Callable[[tuple[Path, ...]], Sources]
+    locate: Locate
     derive: Derive | None = None
     derived: tuple[str, ...] = ()
     side: Callable[..., dict[str, Any]] | None = None
     expand: Callable[..., dict[str, Any]] | None = None
     needs: tuple[str, ...] = ()
+    unlabelled_columns: tuple[str, ...] = ()
     split: str = "random"
     ratios: tuple[float, float, float] = (0.8, 0.1, 0.1)

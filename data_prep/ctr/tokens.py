@@ -10,7 +10,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from data_prep.common.hashing import hash_tokens
+from data_prep.common.hashing import U64, hash_tokens
 
 TOKEN_BYTES, TOKEN_BOUNDS, TOKEN_COUNTS = "tokens.bytes", "tokens.int64", "tokens.uint32"
 BUCKETS = 64  # slices of a dictionary by token hash; the merge reads a few slices at a time
@@ -89,8 +89,16 @@ def group_hashes(users: pl.Series) -> npt.NDArray[np.uint64]:
         users (N,) String -> (N,) uint64.
     """
     codes, tokens = dictionary(users)
-    empty = token_hashes(pa.array([""], pa.large_string()))
-    return np.concatenate([empty, token_hashes(tokens)])[codes]
+    return hash_or_empty(tokens)[codes]
+
+
+def hash_or_empty(tokens: pa.Array) -> U64:
+    """Hashes by code: of the empty token for code 0, then of each token.
+
+    Shape:
+        tokens (K,) -> (K + 1,) uint64.
+    """
+    return np.concatenate([token_hashes(pa.array([""], pa.large_string())), token_hashes(tokens)])
 
 
 def write_tokens(parts: list[pa.Array], counts: list[Any], offsets: list[Any], folder: Path) -> None:

@@ -19,7 +19,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.ctr.schema import Field
+from data_prep.ctr.schema import RawField
 from data_prep.ctr.tokens import BUCKETS, encode_dictionary, read_tokens
 
 MISSING, UNKNOWN, FIRST = 0, 1, 2  # ids; own ids begin at FIRST
@@ -43,7 +43,7 @@ class Slice:
     high: int
 
 
-def plan_merge(entries: Sequence[Sequence[int]], fields: Sequence[Field]) -> list[tuple[Slice, ...]]:
+def plan_merge(entries: Sequence[Sequence[int]], fields: Sequence[RawField]) -> list[tuple[Slice, ...]]:
     """Divide the merge into tasks of about ENTRIES entries.
 
     Args:
@@ -96,7 +96,7 @@ def _read_slice(digest: Path, piece: Slice) -> tuple[pa.Array, npt.NDArray[np.ui
 
 
 def write_vocabulary(
-    fields: Sequence[Field], pieces: Sequence[tuple[tuple[Path, int], ...]], folder: Path
+    fields: Sequence[RawField], pieces: Sequence[tuple[tuple[Path, int], ...]], folder: Path
 ) -> dict[str, Any]:
     """Sort what the merge kept and hand out ids.
 

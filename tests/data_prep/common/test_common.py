@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,12 +29,12 @@ from data_prep.common.lock import own
 from data_prep.common.manifest import read_manifest, verify_files, write_manifest
 from data_prep.common.mapping import Shard, Task, run_stage
 from data_prep.common.splits import (
-    assign_groups,
     assign_hashed,
     assign_times,
-    check_no_leak,
     check_ratios,
     check_time_order,
+    merge_sides,
+    refuse_leak,
     time_thresholds,
 )
 
@@ -93,36 +92,58 @@ def test_hash_depends_on_the_token_alone(tokens: list[str]) -> None:
 
 
 def test_hashed_split_keeps_shares_and_groups() -> None:
-    groups = [f"user {index % 5000}" for index in range(20000)]
-    split = assign_groups(groups, (0.8, 0.1, 0.1), seed=1)
-    check_no_leak(groups, split, "user")
-    shares = [split.count(name) / len(split) for name in ("train", "valid", "test")]
+    groups = hash_strings([f"user {index % 5000}" for index in range(20000)])
+    split = assign_hashed(groups, (0.8, 0.1, 0.1), seed=1)
+    _, sides = merge_sides([groups], [np.uint8(1) << split])
+    assert set(sides.tolist()) == {1, 2, 4}
+    shares = [float((split == index).mean()) for index in range(3)]
     assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.02)
-    assert split[:100] == assign_groups(groups[:100], (0.8, 0.1, 0.1), seed=1)
-    assert split != assign_groups(groups, (0.8, 0.1, 0.1), seed=2)
+    assert split[:100].tolist() == assign_hashed(groups[:100], (0.8, 0.1, 0.1), seed=1).tolist()
+    assert split.tolist() != assign_hashed(groups, (0.8, 0.1, 0.1), seed=2).tolist()
     assert set(assign_hashed(np.arange(50, dtype=np.uint64), (1.0, 0.0, 0.0)).tolist()) == {0}
 
 
 def test_leak_is_refused_by_name() -> None:
-    with pytest.raises(LeakError, match="patient 'b' is in test and train"):
-        check_no_leak(["a", "b", "b", "c"], ["train", "train", "test", "valid"], "patient")
+    refuse_leak("patient", "b", 0)
+    with pytest.raises(LeakError, match=r"patient 'b' is in more than one of train, valid, test \(2 such in all\)"):
+        refuse_leak("patient", "b", 2)
     with pytest.raises(LeakError, match="before the previous"):
         check_time_order([5.0, 9.0], [1.0, 5.0])
     check_time_order([5.0, 9.0], [1.0, 6.0])
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 6), st.sampled_from([1, 2, 4])), max_size=9), max_size=4))
+def test_sides_of_groups_in_any_division(tables: list[list[tuple[int, int]]]) -> None:
+    expected: dict[int, int] = {}
+    for group, side in (pair for table in tables for pair in table):
+        expected[group] = expected.get(group, 0) | side
+    hashes = [np.array([group for group, _ in table], np.uint64) for table in tables]
+    found = merge_sides(hashes, [np.array([side for _, side in table], np.uint8) for table in tables])
+    assert dict(zip(found[0].tolist(), found[1].tolist(), strict=True)) == expected
+    assert found[0].tolist() == sorted(expected)
 
 
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=60))
 def test_time_split_never_divides_equal_times(times: list[int]) -> None:
     distinct, counts = np.unique(np.array(times, dtype=np.float64), return_counts=True)
     split = assign_times(np.array(times, dtype=np.float64), time_thresholds(distinct, counts, (0.6, 0.2, 0.2)))
-    check_no_leak([str(time) for time in times], [str(value) for value in split], "time")
+    assert len(set(zip(times, split.tolist(), strict=True))) == len(set(times))
     assert (np.diff(split[np.argsort(times, kind="stable")].astype(int)) >= 0).all()
 
 
-@pytest.mark.parametrize("ratios", [(0.5, 0.5), (0.9, 0.2, -0.1), (0.0, 0.5, 0.5), (0.5, 0.2, 0.2)])
-def test_bad_ratios(ratios: tuple[float, ...]) -> None:
-    with pytest.raises(ConfigError):
+BAD_RATIOS: list[Any] = [(0.5, 0.5), (0.9, 0.2, -0.1), (0.0, 0.5, 0.5), (0.5, 0.2, 0.2), ()]
+BAD_RATIOS += [(float("nan"), 0.5, 0.5), ("a", 0.5, 0.5), "0.8,0.2", "most,some,few", None, (None, 0.5, 0.5)]
+
+
+@pytest.mark.parametrize("ratios", BAD_RATIOS)
+def test_bad_ratios(ratios: Any) -> None:
+    with pytest.raises(ConfigError, match="give three shares"):
         check_ratios(ratios)
+
+
+@pytest.mark.parametrize("ratios", [(0.8, 0.1, 0.1), [0.8, 0.1, 0.1], "0.8,0.1,0.1", "0.8 0.1 0.1", "[0.8, 0.1, 0.1]"])
+def test_ratios_in_any_form(ratios: Any) -> None:
+    assert check_ratios(ratios) == (0.8, 0.1, 0.1)
 
 
 def test_manifest(tmp_path: Path) -> None:
@@ -190,7 +211,3 @@ def test_shard_text() -> None:
     for text in ("3/3", "x/2", "1", "-1/2"):
         with pytest.raises(ConfigError):
             Shard.parse(text)
-
-
-def test_leak_check_takes_series() -> None:
-    check_no_leak(pl.Series(["a", "b"]), pl.Series(["train", "test"]))

@@ -83,7 +83,7 @@ def test_kdd12_with_profile(tmp_path: Path) -> None:
     assert decode(tmp_path / "out", table, "gender") == genders
     assert decode(tmp_path / "out", table, "user_id") == [str(user) if user else None for user in users]
     assert [item["path"] for item in manifest["sources"]] == ["training.txt", "userid_profile.txt"]
-    assert manifest["group"] == {"name": "user_id", "kept_apart": False}
+    assert manifest["group"]["kept_apart"] is False and manifest["group"]["groups_on_two_sides"] > 0
 
 
 def test_kdd12_user_split_keeps_users_apart(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_kdd12_user_split_keeps_users_apart(tmp_path: Path) -> None:
     manifest = run("kdd12", tmp_path, tmp_path / "out", split="user")
     sides = [set(rows(tmp_path / "out", split)["group"]) for split in manifest["splits"]]
     assert not any(a & b for i, a in enumerate(sides) for b in sides[i + 1 :])
-    assert manifest["group"]["kept_apart"] is True
+    assert manifest["group"] == {"name": "user_id", "kept_apart": True, "groups": 24, "groups_on_two_sides": 0}
 
 
 @pytest.mark.parametrize("size", ["1m", "100k"])
@@ -217,7 +217,11 @@ def test_apply_keeps_scaling(tmp_path: Path) -> None:
     folder = make.write_movielens_1m(tmp_path)
     run("movielens-1m", folder, tmp_path / "out")
     apply(tmp_path / "out", folder, tmp_path / "applied", executor="serial", progress=False)
-    assert rows(tmp_path / "applied").equals(rows(tmp_path / "out"))
+    learned, applied = rows(tmp_path / "out"), rows(tmp_path / "applied")
+    # Ratings of exactly 3 are no training rows, but they are scored like any other record.
+    assert learned.height < applied.height == 300 and applied["row"].to_list() == list(range(300))
+    assert applied.join(learned.select("row"), on="row", how="semi").equals(learned)
+    assert set(applied.join(learned.select("row"), on="row", how="anti")["label"]) == {0}
 
 
 def test_finished_directory_is_kept_and_never_overwritten(tmp_path: Path) -> None:

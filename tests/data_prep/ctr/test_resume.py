@@ -167,7 +167,7 @@ def test_finished_work_is_verified_and_kept(tmp_path: Path, log: Path, monkeypat
             run("criteo", log, out, min_count=2)
     assert not (out / "dataset.json").exists()
     # Damage one finished part: it has to be made again; the others have to be kept.
-    damaged = out / ".work" / "write" / "00002" / "train.parquet"
+    damaged = out / ".work" / "encode" / "00002" / "train.parquet"
     damaged.write_bytes(b"damaged")
 
     def count(encoding: Any, digest: Path, chunk: int, folder: Path) -> dict[str, Any]:
@@ -202,5 +202,18 @@ def test_a_killed_worker_is_one_line(tmp_path: Path) -> None:
     from data_prep.common.errors import WorkerLostError
     from data_prep.common.executors import open_executor
 
-    with open_executor("local", 1, tmp_path) as executor, pytest.raises(WorkerLostError, match="memory"):
+    with open_executor("local", 1, tmp_path, eager=True) as executor, pytest.raises(WorkerLostError, match="memory"):
         list(executor.run([(os._exit, (9,))]))
+
+
+def test_small_data_needs_no_other_process_and_no_main_guard(tmp_path: Path) -> None:
+    make.write_movielens_1m(tmp_path)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\nfrom data_prep.ctr.prepare import prepare\n"
+        "prepare('movielens-1m', Path(__file__).parent, Path(__file__).parent / 'out', workers=2, progress=False)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stderr == ""
+    assert (tmp_path / "out" / "dataset.json").exists()

@@ -1,39 +1,26 @@
-"""Last stage: finished files get their final names, `dataset.json` last of all."""
+"""What `dataset.json` says about fields and splits, and which files are published."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
-from data_prep.common.files import link_or_copy, translate_os_errors
-from data_prep.common.manifest import write_manifest
 from data_prep.common.mapping import Done
 from data_prep.common.splits import SPLITS
-from data_prep.ctr.digest import Job
-from data_prep.ctr.engine import WORK, summarise
-from data_prep.ctr.schema import Field
+from data_prep.ctr.engine import summarise
+from data_prep.ctr.job import Job
+from data_prep.ctr.schema import RawField
 from data_prep.ctr.vocabulary import FIRST
 
+PAYLOAD = frozenset({*SPLITS, "vocabulary.parquet", "rejects.parquet"})  # what is published beside dataset.json
 
-def publish(out: Path, encoded: list[Done], vocabulary: Path, rejects: Path, manifest: dict[str, Any]) -> None:
-    """Give all files their final names and remove the scratch folder.
 
-    A crash in between is harmless: without `dataset.json` the directory counts as unfinished, and the next run
-    finds all work done and repeats this step.
-    """
-    with translate_os_errors(out):
-        for split in SPLITS:
-            shutil.rmtree(out / split, ignore_errors=True)
-        parts = list_parts(encoded)
-        for split, rows in parts.items():
-            for name, source, _, _ in rows:
-                (out / split).mkdir(exist_ok=True)
-                link_or_copy(source, out / split / name)
-        link_or_copy(vocabulary, out / "vocabulary.parquet")
-        link_or_copy(rejects, out / "rejects.parquet")
-        write_manifest(out, manifest)
-        shutil.rmtree(out / WORK, ignore_errors=True)
+def list_files(encoded: list[Done], vocabulary: Path, rejects: Path) -> dict[str, Path]:
+    """Path inside the prepared directory -> finished file."""
+    files = {"vocabulary.parquet": vocabulary, "rejects.parquet": rejects}
+    for split, rows in list_parts(encoded).items():
+        files |= {f"{split}/{name}": source for name, source, _, _ in rows}
+    return files
 
 
 def list_parts(encoded: list[Done]) -> dict[str, list[tuple[str, Path, int, str]]]:
@@ -79,7 +66,7 @@ def describe_fields(
             entry["statistics"] = {key: found[key] for key in ("mean", "std", "min", "max")}
         else:
             entry["size"] = FIRST + (buckets or sizes[item.name])
-            entry["min_count"] = item.min_count
+            entry["min_count"] = 1 if buckets else item.min_count
             entry["hashed"] = bool(buckets)
             entry["unknown"] = sum(done.info["unknown"][item.name] for done in encoded)
         if item.kind == "multi":
@@ -88,7 +75,7 @@ def describe_fields(
     return described
 
 
-def scale_of(item: Field, statistics: dict[str, Any]) -> tuple[float, float] | None:
+def scale_of(item: RawField, statistics: dict[str, Any]) -> tuple[float, float] | None:
     """(shift, factor) of a transform that needs statistics: (x - shift) * factor; constant columns become 0."""
     if item.transform == "min_max":
         width = statistics["max"] - statistics["min"]
@@ -98,7 +85,7 @@ def scale_of(item: Field, statistics: dict[str, Any]) -> tuple[float, float] | N
     return None
 
 
-def scaled_moments(item: Field, statistics: dict[str, Any]) -> dict[str, float]:
+def scaled_moments(item: RawField, statistics: dict[str, Any]) -> dict[str, float]:
     """Moments of the training values as they are stored, that is after the transform."""
     scale = scale_of(item, statistics)
     if scale is None:
