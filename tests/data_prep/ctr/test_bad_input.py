@@ -241,6 +241,8 @@ def test_nothing_there(tmp_path: Path) -> None:
         ({"split": "magic"}, "unknown"),
         ({"min_count": 0}, "at least 1"),
         ({"hash_buckets": 0}, "hash_buckets"),
+        ({"hash_buckets": 9, "min_count": 2}, "hash_buckets 9 and min_count 2"),
+        ({"ratios": "0.8,0.2"}, "three shares"),
         ({"max_rejects": 2.0}, "share from 0 to 1"),
         ({"workers": 0, "executor": "local"}, "at least 1"),
         ({"executor": "moon"}, "choose local"),
@@ -294,6 +296,14 @@ def test_disk_really_full_while_a_library_writes() -> None:
         frame.write_parquet("/dev/full")
     with pytest.raises(DiskFullError), files.translate_os_errors(Path("/dev/full")):
         frame.write_ipc("/dev/full")
+
+
+@pytest.mark.parametrize("text", ["File too large (os error 27)", "(os error 28)", "Quota (os error 122)", "errno: 28"])
+def test_disk_full_in_the_words_of_a_library(text: str) -> None:
+    with pytest.raises(DiskFullError), files.translate_os_errors(Path("out")):
+        raise pl.exceptions.ComputeError(text)
+    with pytest.raises(pl.exceptions.ComputeError), files.translate_os_errors(Path("out")):
+        raise pl.exceptions.ComputeError("(os error 2)")
 
 
 def test_two_preparations_into_one_directory(tmp_path: Path) -> None:

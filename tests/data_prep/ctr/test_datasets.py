@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from data_prep.common.errors import ConfigError
+from data_prep.common.errors import ConfigError, CorruptRecordError
 from data_prep.ctr import criteo
 from data_prep.ctr.apply import apply
 from data_prep.ctr.digest import log_square
@@ -113,6 +113,26 @@ def test_movielens(tmp_path: Path, size: str) -> None:
         years = set(decode(tmp_path / "out", table, "release_year"))
         assert years == {"1995", "1919-1929", "1950-1959", "2000"}
         assert ["Animation", "Children's", "Comedy"] in genres
+
+
+@pytest.mark.parametrize("size", ["1m", "100k"])
+def test_movielens_side_files_may_be_packed(tmp_path: Path, size: str) -> None:
+    folder = (make.write_movielens_1m if size == "1m" else make.write_movielens_100k)(tmp_path)
+    run(f"movielens-{size}", folder, tmp_path / "out")
+    sides = ("users.dat", "movies.dat") if size == "1m" else ("u.user", "u.item")
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    for path in folder.iterdir():
+        if path.is_file():
+            end = ".gz" if path.name in sides else ""
+            data = path.read_bytes()
+            (packed / f"{path.name}{end}").write_bytes(gzip.compress(data) if end else data)
+    run(f"movielens-{size}", packed, tmp_path / "again")
+    assert rows(tmp_path / "again").equals(rows(tmp_path / "out"))
+    half = packed / f"{sides[0]}.gz"
+    half.write_bytes(half.read_bytes()[:40])
+    with pytest.raises(CorruptRecordError, match=half.name):
+        run(f"movielens-{size}", packed, tmp_path / "half")
 
 
 def test_frappe_negatives(tmp_path: Path) -> None:
