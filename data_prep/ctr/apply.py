@@ -11,7 +11,7 @@ import numpy as np
 from data_prep.common.files import sha256_file
 from data_prep.common.manifest import NAME, read_manifest, tool_version, verify_files
 from data_prep.common.mapping import Done
-from data_prep.common.run import Settings, find_finished, identify, is_large, open_run
+from data_prep.common.run import Run, Settings, find_finished, identify, is_large, open_run
 from data_prep.ctr.chunks import Chunk, single
 from data_prep.ctr.datasets import find_dataset
 from data_prep.ctr.describe import PAYLOAD, describe_fields, describe_splits, list_files
@@ -78,21 +78,34 @@ def apply(
     with open_run(out, {"command": command, **identify(sources, *TOOLS)}, settings, PAYLOAD) as run:
         planned = _name_columns(plan(run, known, schema, found, 0, expand=False), schema, known)
         job = _scoring_job(saved["dataset"], schema, known, planned)
-        digests = digest(run, job, planned)
-        rejects, rejected = gather_rejects(run, planned, digests, max_rejects)
-        scales = {name: (float(shift), float(factor)) for name, (shift, factor) in saved["scales"].items()}
-        labelled = job.labelled and not any(done.info["unusable_labels"] for done in digests)
-        encoding = Encoding(schema.fields, vocabulary, int(saved["hash_buckets"]), None, scales, labelled)
-        encoded = encode(run, encoding, digests)
-        now = describe_fields(job, digests, encoded, _sizes(manifest), encoding.buckets)
-        described = _describe(manifest, job, planned, command, labelled) | {
-            "fields": _merge_fields(manifest["fields"], now),
-            "splits": _splits(encoded, digests, labelled),
-            "rejects": rejected,
-            "dropped": 0,
-            "preparation": saved,
-        }
-        return run.publish(list_files(encoded, vocabulary, rejects), described)
+        return _score(run, job, planned, manifest, vocabulary, command, max_rejects)
+
+
+def _score(
+    run: Run,
+    job: Job,
+    planned: Plan,
+    manifest: dict[str, Any],
+    vocabulary: Path,
+    command: dict[str, Any],
+    max_rejects: float,
+) -> dict[str, Any]:
+    saved = manifest["preparation"]
+    digests = digest(run, job, planned)
+    rejects, rejected = gather_rejects(run, planned, digests, max_rejects)
+    scales = {name: (float(shift), float(factor)) for name, (shift, factor) in saved["scales"].items()}
+    labelled = job.labelled and not any(done.info["unusable_labels"] for done in digests)
+    encoding = Encoding(job.schema.fields, vocabulary, int(saved["hash_buckets"]), None, scales, labelled)
+    encoded = encode(run, encoding, digests)
+    now = describe_fields(job, digests, encoded, _sizes(manifest), encoding.buckets)
+    described = _describe(manifest, job, planned, command, labelled) | {
+        "fields": _merge_fields(manifest["fields"], now),
+        "splits": _splits(encoded, digests, labelled),
+        "rejects": rejected,
+        "dropped": 0,
+        "preparation": saved,
+    }
+    return run.publish(list_files(encoded, vocabulary, rejects), described)
 
 
 def _name_columns(planned: Plan, schema: Schema, known: Dataset | None) -> Plan:

@@ -154,19 +154,13 @@ def prepare(
         "layout": layout,
     }
     sources = (*found.logs, *found.sides)
-    saved = _saved_schema(known, described)
-    expected = {"command": command, "preparation": {"schema": json.loads(canonical_json(saved))}}
-    finished = find_finished(out, expected, sources)
+    request = Request(known, found, command, hash_buckets or 0, max_rejects, require_groups_apart)
+    finished = _find_finished(out, described, request)
     if finished is not None:
-        if require_groups_apart and not finished["group"]["kept_apart"]:
-            raise LeakError(
-                f"{out}: {finished['group']['groups_on_two_sides']:,} users are on more than one side; split by user"
-            )
         return finished
     fingerprint = {"command": command, "schema": described.to_dict(), **identify(sources, *TOOLS)}
     share = Shard.parse(shard, shard_patience) if shard else None
     job = Job(dataset, described, rule, count_all=vocabulary_scope == "all")
-    request = Request(known, found, command, hash_buckets or 0, max_rejects, require_groups_apart)
     settings = Settings(executor, workers, share, progress, eager=is_large(sources))
     try:
         with open_run(out, fingerprint, settings, PAYLOAD) as run:
@@ -176,6 +170,17 @@ def prepare(
         if share is not None and (out / NAME).exists():
             return read_manifest(out)
         raise
+
+
+def _find_finished(out: Path, schema: Schema, request: Request) -> dict[str, Any] | None:
+    """The manifest of `out` when it holds exactly what is asked for."""
+    saved = json.loads(canonical_json(_saved_schema(request.dataset, schema)))
+    expected = {"command": request.command, "preparation": {"schema": saved}}
+    finished = find_finished(out, expected, (*request.found.logs, *request.found.sides))
+    if finished is not None and request.apart and not finished["group"]["kept_apart"]:
+        count = finished["group"].get("groups_on_two_sides", 1)
+        raise LeakError(f"{out}: {count:,} users or more are on several sides of the split; split by user")
+    return finished
 
 
 def _prepare(run: Run, job: Job, request: Request) -> dict[str, Any]:
