@@ -82,7 +82,8 @@ def _data_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows += [(split, f"{entry['rows']:,} rows") for split, entry in card.get("splits", {}).items()]
     rows.append(("split by", f"{rule.get('kind', 'unknown')} {ratios}, seed {rule.get('seed', 'none')}"))
     if group:
-        apart = "each on one side only" if group.get("kept_apart") else "may be on several sides"
+        both = group.get("groups_on_two_sides")
+        apart = "each on one side only" if group.get("kept_apart") else f"{both or 'some'} are on several sides"
         rows.append(("independent unit", f"{group['name']} ({apart})"))
     else:
         rows.append(("independent unit", "row (the data name no group)"))
