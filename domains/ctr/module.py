@@ -43,7 +43,6 @@ class ClickModule(HeptadModule):
         deep_l2: L2 coefficient of the kernels of the feed-forward net (official `l2_reg`).
         lr_patience: validations without a better AUC after which the learning rate is divided by ten; None: never.
         seed: of dropout.
-        compile: compile what lies behind the table (needs a C++ compiler).
         table_placement: `replicated` keeps the tables on every process; `sharded` divides their rows, see
             `ShardedTable`.
 
@@ -84,7 +83,9 @@ class ClickModule(HeptadModule):
         """Loss of a batch; processes weigh by their share of the global batch."""
         loss = self.loss(batch)
         share = len(batch["label"]) * self.trainer.world_size / batch["global_size"]
-        loss = torch.nan_to_num(loss) * share  # a process without a row of the last batch adds nothing
+        if not len(batch["label"]):
+            loss = torch.nan_to_num(loss)  # a process without a row of the last batch adds nothing
+        loss = loss * share
         self.log("train/loss", loss, on_step=True, batch_size=len(batch["label"]), sync_dist=True)
         return loss + self.penalty()
 
