@@ -16,7 +16,8 @@ def sliced_sum(
     """Sum `function` over slices of a batch; the value and the gradients are those of `function(*inputs)`.
 
     Forward and backward of a slice run one after the other, so that only one slice's activations are alive and, on a
-    CPU, stay in its cache (a training step of AutoInt becomes 1.7 to 1.9 times faster, see benchmarks/RESULTS.md). The gradients wait until
+    CPU, stay in its cache (a training step of AutoInt becomes 1.7 to 1.9 times faster, see benchmarks/RESULTS.md). The
+    gradients wait until
     `backward` asks for them. Not for functions in which samples depend on each other, such as batch normalisation.
 
     Args:
