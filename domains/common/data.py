@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def read_card(root: Path, domain: str) -> dict[str, Any]:
     return dict(card)
 
 
-class HeptadData(LightningDataModule):
+class HeptadData(LightningDataModule, ABC):
     """Loaders whose order is f(seed, epoch), equal under any number of processes, resumable inside an epoch.
 
     A subclass implements `store(split)`, and `collate_for(store)` where rows are not yet what the model takes.
@@ -61,9 +62,9 @@ class HeptadData(LightningDataModule):
         self.batch_size, self.seed, self.pool_rows, self.drop_last = batch_size, seed, pool_rows, drop_last
         self._resume: dict[str, Any] = {}
 
+    @abstractmethod
     def store(self, split: str) -> BlockStore:
         """Blocks of one split (`train`, `valid`, `test`, `predict`)."""
-        raise NotImplementedError(f"{type(self).__name__} must say where the rows of split {split!r} are")
 
     def collate_for(self, store: Any) -> Callable[[Batch], Batch] | None:
         """Make what turns gathered rows into what the model takes; by default they stay as they are."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ from domains.common.optim import coalesced
 from domains.common.sharded import gathered_state, norm_over_shards, place_tables, sharded_tables
 
 
-class HeptadModule(LightningModule):
+class HeptadModule(LightningModule, ABC):
     """A network in `self.net`, trained, tested and predicted with the rules that all domains share.
 
     - Each training step reseeds torch from (seed, step, rank), so that a resumed run draws the same dropout.
@@ -38,17 +39,17 @@ class HeptadModule(LightningModule):
     # what validation logs, and --monitor may name
     validation_metrics: tuple[str, ...] = ()
 
+    @abstractmethod
     def example_inputs(self, rows: int = 2, length: int = 3) -> tuple[Tensor, ...]:
         """Random inputs of the network, for export; `length` is the size of every other free axis."""
-        raise NotImplementedError(f"{type(self).__name__} must give example inputs")
 
+    @abstractmethod
     def free_axes(self) -> tuple[dict[int, str], ...]:
         """For each of these inputs, axis -> name of those whose size an exported program leaves free."""
-        raise NotImplementedError(f"{type(self).__name__} must say which axes are free")
 
+    @abstractmethod
     def evaluate(self, predictions: pl.DataFrame, *, replicates: int, seed: int) -> dict[str, Estimate]:
         """Metrics with intervals over the independent unit, from the predictions table."""
-        raise NotImplementedError(f"{type(self).__name__} must say how it is evaluated")
 
     def setup(self, stage: str) -> None:
         """Divide sharded tables among the processes, which exist only now.

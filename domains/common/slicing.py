@@ -17,8 +17,8 @@ def sliced_sum(
 
     Forward and backward of a slice run one after the other, so that only one slice's activations are alive and, on a
     CPU, stay in its cache (a training step of AutoInt becomes 1.7 to 1.9 times faster, see benchmarks/RESULTS.md). The
-    gradients wait until
-    `backward` asks for them. Not for functions in which samples depend on each other, such as batch normalisation.
+    gradients wait until `backward` asks for them. Not for functions in which samples depend on each other, such as
+    batch normalisation.
 
     Args:
         function: maps one slice of every input to a scalar that is a sum over its samples.

@@ -51,9 +51,22 @@ def batches():
     return found
 
 
+class Tabled(HeptadModule):
+    """A module that only trains."""
+
+    def example_inputs(self, rows=2, length=3):
+        return ()
+
+    def free_axes(self):
+        return ()
+
+    def evaluate(self, predictions, *, replicates, seed):
+        return {}
+
+
 def build(kind):
     torch.manual_seed(7)
-    module = HeptadModule()
+    module = Tabled()
     module.net = Net(kind)
     place_tables(module)
     tables = [module.net.table.weight, module.net.wide.weight]
@@ -312,7 +325,7 @@ class TestRunsThatCannotBe:
 
     def refused(self, reason, **options):
         quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-        module = HeptadModule()
+        module = Tabled()
         module.net = Net(ShardedTable)
         module.trainer = Trainer(accelerator="cpu", devices=1, logger=False, **quiet, **options)
         with pytest.raises(ConfigError, match=reason):
