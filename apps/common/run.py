@@ -15,6 +15,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from apps.common.domain import Domain, load
 from apps.common.options import BEST, from_run, option, resolve_configs, system_of
@@ -150,15 +151,19 @@ class HeptadCLI(LightningCLI):
             raise ConfigError(f"--monitor {config.monitor}: validation measures {', '.join(known)}; choose one of them")
         config["weights_only"] = True
         if self.runs and config.get("raw"):
-            encoded = self.run_directory / "encoded"
-            # made anew each time: another log may have the same name
-            shutil.rmtree(encoded, ignore_errors=True)
-            raw = [Path(path) for path in config.raw]
-            options = {"max_rejects": config.max_rejects, "workers": config.workers}
-            load(self.domain.apply)(Path(config.data.root), raw, encoded, **options)
-            config.data.predict_root = str(encoded)
+            config.data.predict_root = str(self.run_directory / "encoded")
+            self._encode(config)
         self.table = PredictionTable(self.run_directory, replicates=config.replicates)
         self.trainer_defaults["callbacks"] = [self.table, *self._training_callbacks(config)]
+
+    @rank_zero_only  # processes that DDP launches parse the same words; they find what the first one encoded
+    def _encode(self, config: Any) -> None:
+        encoded = self.run_directory / "encoded"
+        # made anew each time: another log may have the same name
+        shutil.rmtree(encoded, ignore_errors=True)
+        raw = [Path(path) for path in config.raw]
+        options = {"max_rejects": config.max_rejects, "workers": config.workers}
+        load(self.domain.apply)(Path(config.data.root), raw, encoded, **options)
 
     def _training_callbacks(self, config: Any) -> list[Callback]:
         callbacks: list[Callback] = []

@@ -217,7 +217,7 @@ class AutoInt(nn.Module):
         """As `interact`, with padding fields behind an odd number of fields and feature-major in memory."""
         padding = 0 if any(block.recording for block in self.blocks) else -x.shape[1] % 4 * (x.shape[1] % 2)
         mask = None
-        if padding:  # products of even sizes are a third faster in the vendors' libraries
+        if padding:  # odd sizes are slow in the vendors' libraries
             mask = torch.arange(x.shape[1] + padding, device=x.device) < x.shape[1]
         start = F.pad(x.transpose(1, 2), (0, padding))  # (B, d, M)
         y = start if self.entry is None else map_channels(self.entry.weight, self.entry.bias, start)

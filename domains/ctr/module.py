@@ -190,7 +190,7 @@ class AutoIntModule(ClickModule):
         deep_l2: L2 coefficient of the kernels of the feed-forward net.
         lr_patience: validations without a better AUC after which the learning rate is divided by ten; none: never.
         seed: of dropout.
-        compile: compile the network behind the tables (needs a C++ compiler; slower start, faster steps).
+        compile: compile the network behind the tables (needs a C++ compiler); batches are then not sliced.
         table_placement: `replicated` keeps the tables on every process; `sharded` divides their rows among the
             processes, for tables that outgrow one device (needs `lazy`; checkpoints are the same).
     """
@@ -249,7 +249,7 @@ class AutoIntModule(ClickModule):
         if compile:
             self.net.compile_interaction()
         # half a megabyte of activations, which stays in the cache of a core; rows of a batch-normalised net depend on
-        # each other, and a compiled net is faster whole
+        # each other, and a compiled net takes batches of one size
         self.slice_rows = None if compile or (deep and deep_batch_norm) else max(16, 2048 // max(self.widest, 1))
 
     @property

@@ -126,7 +126,13 @@ class TestWholeWay:
             heptad("ctr", "predict", "--run", run, "--raw", tmp_path / "new.csv", "--workers", 1)
             assert pl.read_parquet(run / "predict" / "predictions.parquet").height == rows
         heptad("ctr", "predict", "--run", run, "--raw", tmp_path / "new.csv", "--out", tmp_path / "there")
-        assert pl.read_parquet(tmp_path / "there" / "predictions.parquet").height == 20
+        alone = pl.read_parquet(tmp_path / "there" / "predictions.parquet")
+        assert alone.height == 20
+        ddp = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
+        heptad("ctr", "predict", "--run", run, "--raw", tmp_path / "new.csv", *ddp)
+        both = pl.read_parquet(run / "predict" / "predictions.parquet")
+        assert both["row"].equals(alone["row"])
+        assert (both["probability"] - alone["probability"]).abs().max() < 1e-6
 
 
 class TestExport:
