@@ -9,6 +9,7 @@ from collections.abc import Sequence
 # name -> what its line in the help says; the entry is apps.<name>.DOMAIN
 DOMAINS = {
     "ctr": "click-through rate of ads and items: AutoInt, AutoInt+",
+    "seqrec": "what a user takes next: MQSA-TED, SASRec",
 }
 
 # name -> (module with `main(domain, command, options)`, what its line in the help says)

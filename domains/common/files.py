@@ -104,6 +104,30 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None
     network.load_state_dict(dict(tensors))
 
 
+def fill_views(views: Mapping[str, Tensor], weights: Mapping[str, Tensor], source: str) -> None:
+    """Copy foreign weights into a network through views of its own, all of them or none.
+
+    Args:
+        views: foreign name -> view of the parameter that takes it; as many elements as the foreign tensor has.
+        weights: foreign name -> tensor.
+        source: what the weights are, for the message.
+
+    Raises:
+        CheckpointMismatchError: names differ, or numbers of elements.
+    """
+    missing, unexpected = sorted(views.keys() - weights.keys()), sorted(weights.keys() - views.keys())
+    wrong = [
+        f"{name}: {tuple(weights[name].shape)} != {tuple(view.shape)}"
+        for name, view in views.items()
+        if name in weights and weights[name].numel() != view.numel()
+    ]
+    if missing or unexpected or wrong:
+        raise CheckpointMismatchError(source, missing, unexpected, wrong)
+    with torch.no_grad():
+        for name, view in views.items():
+            view.copy_(weights[name].reshape(view.shape))
+
+
 def check_fit(module: nn.Module, tensors: Mapping[str, Any], source: str) -> None:
     """Compare names and shapes of tensors with those of a module's full state.
 

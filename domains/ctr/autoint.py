@@ -16,8 +16,8 @@ from domains.common.attention.field import Norm, Residual, map_channels
 from domains.common.errors import ConfigError
 from domains.common.hub import plain
 from domains.common.sharded import Placement
+from domains.common.table import Table, make_table
 from domains.ctr.fields import FieldLayout
-from domains.ctr.table import Table, make_table
 
 Variant = Literal["official", "paper", "fuxictr", "deepctr_torch", "recbole"]
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from domains.common.hub import plain
 from domains.common.sharded import Placement
+from domains.common.table import make_table
 from domains.ctr.fields import FieldLayout
-from domains.ctr.table import make_table
 
 
 class LogisticRegression(nn.Module):

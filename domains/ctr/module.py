@@ -22,11 +22,11 @@ from domains.common.module import HeptadModule
 from domains.common.optim import AdamForm, LazyAdam
 from domains.common.sharded import Placement, ShardedTable, share_states
 from domains.common.slicing import sliced_sum
+from domains.common.table import EmbeddingTable, Table
 from domains.ctr.autoint import AutoInt, Variant
 from domains.ctr.evaluation import evaluate_clicks
 from domains.ctr.logistic import LogisticRegression
 from domains.ctr.losses import click_loss, l2_penalty
-from domains.ctr.table import EmbeddingTable, Table
 
 TableUpdate = Literal["lazy", "dense"]
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from domains.common.attention import FieldAttention
 from domains.common.errors import CheckpointMismatchError, ConfigError
+from domains.common.files import fill_views
 from domains.ctr.autoint import AutoInt, DeepTower, Variant
 
 _CHUNKS = ("query", "key", "value", "residual")
@@ -53,7 +54,7 @@ def from_official(
         deep_batch_norm=bool(config.get("batch_norm", 0)),
         rows=int(config["feature_size"]),
     )
-    _fill(_official_views(net, roles or official_roles(config)), weights, "official weights")
+    fill_views(_official_views(net, roles or official_roles(config)), weights, "official weights")
     return net
 
 
@@ -122,7 +123,7 @@ def from_fuxictr(
         scaled=bool(options.get("use_scale", False)),
         layer_norm=bool(options.get("layer_norm", False)),
     )
-    _fill(_fuxictr_views(net), weights, "FuxiCTR weights")
+    fill_views(_fuxictr_views(net), weights, "FuxiCTR weights")
     return net
 
 
@@ -168,7 +169,7 @@ def from_deepctr_torch(
         split = {"dnn_linear.attention": joined[:, :flat], "dnn_linear.deep": joined[:, flat:]}
         kept = {name: part for name, part in split.items() if part.numel()}
         weights = {name: tensor for name, tensor in weights.items() if name != "dnn_linear.weight"} | kept
-    _fill(_deepctr_torch_views(net), weights, "DeepCTR-Torch weights")
+    fill_views(_deepctr_torch_views(net), weights, "DeepCTR-Torch weights")
     return net
 
 
@@ -184,21 +185,6 @@ def to_deepctr_torch(net: AutoInt) -> dict[str, Tensor]:
 def _require(net: AutoInt, variant: Variant) -> None:
     if net.variant != variant:
         raise ConfigError(f"a network of variant {net.variant!r} has no counterpart in {variant}")
-
-
-def _fill(views: Mapping[str, Tensor], weights: Mapping[str, Tensor], source: str) -> None:
-    missing = sorted(views.keys() - weights.keys())
-    unexpected = sorted(weights.keys() - views.keys())
-    wrong = [
-        f"{name}: {tuple(weights[name].shape)} != {tuple(view.shape)}"
-        for name, view in views.items()
-        if name in weights and weights[name].numel() != view.numel()
-    ]
-    if missing or unexpected or wrong:
-        raise CheckpointMismatchError(source, missing, unexpected, wrong)
-    with torch.no_grad():
-        for name, view in views.items():
-            view.copy_(weights[name].reshape(view.shape))
 
 
 def _joined(block: FieldAttention) -> dict[str, tuple[Tensor, Tensor | None]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ def replay(metadata: dict[str, str], given: dict[str, Tensor], wanted: list[str]
     before = loss()
     before.backward()
     result["loss/logloss_plus_l2"] = result["loss/train_step_0"] = before
-    result |= {f"grad/{name}": tensor for name, tensor in _gradients(net, roles).items()}
+    result |= {f"grad/{name}": tensor for name, tensor in gradients(net, lambda: to_official(net, roles)).items()}
     LazyAdam(net.parameters(), lr=config["learning_rate"], form="tensorflow").step()
     result["loss/train_step_1"] = loss()
     result |= {f"output/after_adam_step/{name}": tensor for name, tensor in to_official(net, roles).items()}
@@ -62,13 +63,13 @@ def _slots(given: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
     return ids, values, slot_field.to(ids.device)
 
 
-def _gradients(net: torch.nn.Module, roles: dict[str, str]) -> dict[str, Tensor]:
+def gradients(net: torch.nn.Module, export: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """Gradients under the official names: read through the same export as the weights."""
     kept = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.copy_(parameter.grad)
-        named = to_official(net, roles)
+        named = export()
         for name, parameter in net.named_parameters():
             parameter.copy_(kept[name])
     return named

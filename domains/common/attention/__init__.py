@@ -2,6 +2,7 @@
 
 from domains.common.attention.core import attend, causal_mask, key_padding_mask
 from domains.common.attention.field import FieldAttention
+from domains.common.attention.multi_query import LQueryAttention, LQueryBlock, MultiQueryAttention
 from domains.common.attention.multihead import MultiHeadAttention, merge_heads, split_heads
 from domains.common.attention.recorder import Recordable, record
 
@@ -11,6 +12,9 @@ __all__ = [
     "Recordable",
     "MultiHeadAttention",
     "FieldAttention",
+    "LQueryAttention",
+    "LQueryBlock",
+    "MultiQueryAttention",
     "causal_mask",
     "key_padding_mask",
     "merge_heads",

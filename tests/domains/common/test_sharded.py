@@ -18,7 +18,7 @@ from domains.common.errors import ConfigError
 from domains.common.module import HeptadModule
 from domains.common.optim import LazyAdam
 from domains.common.sharded import ShardedTable, gathered_state, place_tables, share_states, state_shapes
-from domains.ctr.table import EmbeddingTable
+from domains.common.table import EmbeddingTable
 
 ROWS, DIM, STEPS, SAVED = 23, 4, 6, 3
 MEGABYTES = 64  # of the table whose memory is measured

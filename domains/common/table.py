@@ -1,4 +1,4 @@
-"""One embedding table for all fields."""
+"""Embedding tables, whole on every process or divided among them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from domains.common.sharded import Placement, ShardedTable
 
 
 class EmbeddingTable(nn.Embedding):
-    """Rows of `dim` numbers, one gather for all fields of a batch.
+    """Rows of `dim` numbers, one gather for all ids of a batch.
 
     It is an `nn.Embedding` so that DistributedDataParallel knows its gradient to be sparse.
 

@@ -1,0 +1,1 @@
+"""Sequential recommendation: MQSA-TED, SASRec and a transition model."""

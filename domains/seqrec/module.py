@@ -1,0 +1,419 @@
+"""Training of sequence models."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import polars as pl
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
+
+from domains.common.errors import ConfigError
+from domains.common.intervals import Estimate
+from domains.common.loader import Batch, mix_seed
+from domains.common.module import HeptadModule
+from domains.common.optim import AdamForm, LazyAdam
+from domains.common.sharded import Placement, share_states
+from domains.seqrec.evaluation import CUTOFFS, METRICS, evaluate_rankings, ranking_values
+from domains.seqrec.losses import Teacher, Transitions, distillation_loss, next_item_loss
+from domains.seqrec.mqsa_ted import MQSATED, SASRec, SequenceNetwork, TransitionModel
+from domains.seqrec.ranking import Ranking, Ties, rank_items
+from domains.seqrec.sampled import (
+    Sampling,
+    draw_sample,
+    gbce_loss,
+    sampled_distillation_loss,
+    sampled_next_item_loss,
+)
+
+Loss = Literal["full", "sampled", "gbce"]
+Schedule = Literal["constant", "cosine"]
+SAMPLE_STREAM = 1 << 32  # apart from all ranks, so that every process draws the same sample
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a sequence model learns; the options of the same names.
+
+    Raises:
+        ConfigError: one of them is out of range.
+    """
+
+    distillation: float
+    tau: float
+    teacher: Teacher
+    loss: Loss
+    negatives: int
+    sampling: Sampling
+    calibration: float
+    l2: float
+    lr: float
+    schedule: Schedule
+    adam: AdamForm
+
+    def __post_init__(self) -> None:
+        wrong = {"lr": self.lr <= 0, "tau": self.tau <= 0, "distillation": self.distillation < 0, "l2": self.l2 < 0}
+        wrong |= {"negatives": self.negatives < 1, "calibration": not 0 <= self.calibration <= 1}
+        for name, is_wrong in wrong.items():
+            if is_wrong:
+                raise ConfigError(f"model.{name} is {getattr(self, name)}: out of range")
+        if self.loss == "gbce" and self.sampling != "uniform":
+            raise ConfigError("gbce is defined for uniform negatives; set model.sampling to uniform")
+
+
+class SequenceModule(HeptadModule):
+    """Next-item cross entropy and, weighted, the distillation of transitions; a subclass builds the network.
+
+    Args:
+        training: losses and optimiser.
+        ties: how equal scores count in a rank.
+        top: recommended items of a prediction.
+        seed: of dropout and sampling.
+        placement: of the item table.
+
+    Raises:
+        ConfigError: a sharded table with a loss that needs all of it.
+    """
+
+    net: SequenceNetwork
+    validation_metrics = tuple(f"val/{name}" for name in METRICS)
+
+    def __init__(self, training: Training, ties: Ties, top: int, seed: int, placement: Placement) -> None:
+        super().__init__()
+        if placement == "sharded" and training.loss == "full":
+            raise ConfigError("a sharded item table and the full softmax exclude each other; set model.loss to sampled")
+        if top < max(CUTOFFS):
+            raise ConfigError(f"model.top is {top}; the metrics look at {max(CUTOFFS)} items")
+        self.options, self.ties, self.top, self.seed = training, ties, top, seed
+        self.val = nn.ModuleDict({name: MeanMetric() for name in METRICS})
+        self._table: Tensor | None = None
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Vectors (B, D) of the users of a batch, at their latest items."""
+        return self._at(self.net.represent(batch["items"], batch["slot"], batch["segment"]), batch["last"])
+
+    @staticmethod
+    def _at(represented: Tensor, places: Tensor) -> Tensor:
+        return represented.flatten(0, 1)[places]
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """Loss of a batch, a mean over the targets of all processes; the penalty is the optimiser's."""
+        summed = self.losses(batch)
+        targets = self._over_processes(len(batch["target"]))
+        share = self.trainer.world_size / max(targets, 1)  # DistributedDataParallel divides by their number
+        named = {f"train/loss_{name}": value.detach() * share for name, value in summed.items()}
+        self.log_dict(named, on_step=True, batch_size=1, sync_dist=True)
+        total = summed["rec"]
+        if "kd" in summed:
+            total = total + self.options.distillation * summed["kd"]
+        total = total * share
+        self.log("train/loss", total.detach(), on_step=True, prog_bar=True, batch_size=1, sync_dist=True)
+        return total
+
+    def _over_processes(self, count: int) -> int:
+        if self.trainer.world_size == 1:
+            return count
+        total = torch.tensor(count, device=self.device)
+        torch.distributed.all_reduce(total)
+        return int(total)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Sums over the targets of a batch: `rec`, and `kd` where transitions are distilled."""
+        represented = self.net.represent(batch["items"], batch["slot"], batch["segment"])
+        users = self._at(represented, batch["at"]) if "at" in batch else represented
+        rows = Transitions(*(batch[name] for name in ("head", "count", "edge_start", "edge_tail", "edge_count")))
+        if self.options.loss != "full":
+            return self._sampled_losses(users, batch["target"], rows)
+        table = self.net.table()
+        result = {"rec": next_item_loss(users, table, batch["target"])}
+        if self.options.distillation:
+            result["kd"] = distillation_loss(
+                self._students(rows.head), table, rows, self.options.tau, self.options.teacher
+            )
+        return result
+
+    def _students(self, head: Tensor) -> Tensor:
+        """Vectors of distilled items as they enter the network: scaled, and dropped out."""
+        return F.dropout(self.net.embed(head[None])[0][0], self.net.dropout, self.training)
+
+    def _sampled_losses(self, users: Tensor, target: Tensor, rows: Transitions) -> dict[str, Tensor]:
+        n_items = self.net.n_items
+        seed = mix_seed(self.seed, self.global_step, SAMPLE_STREAM)
+        sample = draw_sample(n_items, self.options.negatives, self.options.sampling, seed, users.device)
+        wanted, others = self.net.items(target[None])[0], self.net.items(sample.ids[None])[0]
+        if self.options.loss == "gbce":
+            result = {"rec": gbce_loss(users, wanted, target, others, sample, n_items, self.options.calibration)}
+        else:
+            result = {"rec": sampled_next_item_loss(users, wanted, target, others, sample, n_items)}
+        if self.options.distillation:
+            tails = self.net.items(rows.tail[None])[0]
+            heads = self._students(rows.head)
+            result["kd"] = sampled_distillation_loss(
+                heads, tails, rows, others, sample, n_items, self.options.tau, self.options.teacher
+            )
+        return result
+
+    def on_validation_epoch_start(self) -> None:
+        """Gather the item table once."""
+        self._table = self.net.table().detach()
+
+    def on_test_epoch_start(self) -> None:
+        """Gather the item table once."""
+        self._table = self.net.table().detach()
+
+    def on_predict_epoch_start(self) -> None:
+        """Gather the item table once."""
+        self._table = self.net.table().detach()
+
+    def rank(self, batch: Batch, top: int) -> Ranking:
+        """Rank all items for the users of a batch."""
+        users = self(batch).float()
+        table = self.net.table().detach() if self._table is None else self._table
+        return rank_items(users, table.float(), batch["seen"], batch.get("target"), top=top, ties=self.ties)
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        """Collect NDCG, hit rate and reciprocal rank."""
+        ranking = self.rank(batch, 0)
+        if ranking.rank is None or not len(ranking.rank):
+            return
+        for name, values in ranking_values(ranking.rank).items():
+            metric = cast(MeanMetric, self.val[name])
+            metric.update(values)
+            self.log(f"val/{name}", metric, prog_bar=name == "ndcg@20")
+
+    def predict_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
+        """Best items for each user, and the rank of the wanted one where it is known."""
+        ranking = self.rank(batch, self.top)
+        result = {name: batch[name] for name in ("row", "user", "length")}
+        if ranking.rank is not None:
+            seen_target = (batch["seen"] == batch["target"][:, None]).any(1)
+            known = {"target": batch["target"], "target_count": batch["target_count"], "seen_target": seen_target}
+            result |= {**known, "rank": ranking.rank}
+        return {**result, "items": ranking.items, "scores": ranking.scores}
+
+    def test_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
+        """As `predict_step`; metrics are computed over the whole table at the end."""
+        return self.predict_step(batch, index)
+
+    def evaluate(self, predictions: pl.DataFrame, *, replicates: int, seed: int) -> dict[str, Estimate]:
+        """See `evaluate_rankings`."""
+        return evaluate_rankings(predictions, self.net.n_items, replicates=replicates, seed=seed)
+
+    def example_inputs(self, rows: int = 2, length: int = 3) -> tuple[Tensor, ...]:
+        """Random left-padded sequences; the last column is never padding."""
+        length = min(length, self.net.max_len)
+        items = torch.randint(self.net.n_items, (rows, length))
+        real = torch.arange(length) >= torch.randint(length, (rows, 1))
+        return (items.where(real, self.net.n_items),)
+
+    def free_axes(self) -> tuple[dict[int, str], ...]:
+        """The batch; programs take sequences of the full length."""
+        return ({0: "batch"},)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Adam over everything, the penalty as its weight decay: the gradient is the same."""
+        table = self.net.items.weight
+        others = [parameter for parameter in self.net.parameters() if parameter is not table]
+        groups: list[dict[str, Any]] = [{"params": others}, {"params": [table]}]
+        optimizer = LazyAdam(
+            groups,
+            lr=self.options.lr,
+            weight_decay=self.options.l2,
+            form=self.options.adam,
+        )
+        share_states(optimizer, self)
+        if self.options.schedule == "constant":
+            return optimizer
+        steps = max(int(self.trainer.estimated_stepping_batches), 1)
+        decay = LambdaLR(optimizer, lambda step: 0.01 + 0.99 * (1 + math.cos(math.pi * min(step / steps, 1.0))) / 2)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": decay, "interval": "step"}}
+
+
+class MQSATEDModule(SequenceModule):
+    """MQSA-TED (Zhu et al., 2024, arXiv 2311.01056).
+
+    Args:
+        n_items: taken from the data.
+        max_len: taken from the data.
+        dim: width of item vectors.
+        depth: blocks of each branch.
+        heads: attention heads.
+        window: the number L of latest items in a long query.
+        alpha: weight of the short branch; 1 leaves the long one out.
+        dropout: of embeddings, attention weights, feed-forward layers and distilled items.
+        distillation: weight lambda of the distillation loss; 0: none.
+        tau: temperature of teacher and student.
+        teacher: observed counts over their row's maximum (official) or over its sum (paper).
+        loss: cross entropy over the `full` catalogue, over `sampled` items, or `gbce` (for millions of items).
+        negatives: sampled items of a batch.
+        sampling: what sampled items are drawn by.
+        calibration: t of gBCE.
+        l2: weight of half the sum of squares of all parameters.
+        lr: learning rate.
+        schedule: `constant`, or `cosine` down to a hundredth of `lr` at the trainer's last epoch.
+        adam: where Adam's eps stands; `tensorflow` is the official program's.
+        ties: how items that score the same count in a rank.
+        top: recommended items of a prediction.
+        seed: of dropout and sampling.
+        table_placement: `replicated`, or `sharded`: the rows of the item table divided among the processes (needs a
+            loss over samples).
+    """
+
+    def __init__(
+        self,
+        n_items: int,
+        max_len: int = 50,
+        dim: int = 64,
+        depth: int = 1,
+        heads: int = 1,
+        window: int = 3,
+        alpha: float = 0.5,
+        dropout: float = 0.5,
+        distillation: float = 0.1,
+        tau: float = 0.1,
+        teacher: Teacher = "row_max",
+        loss: Loss = "full",
+        negatives: int = 1024,
+        sampling: Sampling = "uniform",
+        calibration: float = 0.75,
+        l2: float = 1e-4,
+        lr: float = 1e-3,
+        schedule: Schedule = "constant",
+        adam: AdamForm = "tensorflow",
+        ties: Ties = "mean",
+        top: int = 20,
+        seed: int = 0,
+        table_placement: Placement = "replicated",
+    ) -> None:
+        training = Training(distillation, tau, teacher, loss, negatives, sampling, calibration, l2, lr, schedule, adam)
+        super().__init__(training, ties, top, seed, table_placement)
+        self.save_hyperparameters()
+        self.net = MQSATED(
+            n_items,
+            dim=dim,
+            max_len=max_len,
+            depth=depth,
+            heads=heads,
+            window=window,
+            alpha=alpha,
+            dropout=dropout,
+            sparse=loss != "full",
+            placement=table_placement,
+        )
+
+
+class SASRecModule(SequenceModule):
+    """SASRec (Kang and McAuley, 2018, arXiv 1808.09781), the short branch alone, as the baseline.
+
+    Args:
+        n_items: taken from the data.
+        max_len: taken from the data.
+        dim: width of item vectors.
+        depth: blocks.
+        heads: attention heads.
+        dropout: of embeddings, attention weights and feed-forward layers.
+        distillation: weight of the distillation loss; above 0 it is the paper's "SASRec + TED".
+        tau: temperature of teacher and student.
+        loss: cross entropy over the `full` catalogue, over `sampled` items, or `gbce`.
+        negatives: sampled items of a batch.
+        sampling: what sampled items are drawn by.
+        calibration: t of gBCE.
+        l2: weight of half the sum of squares of all parameters.
+        lr: learning rate.
+        schedule: `constant`, or `cosine` down to a hundredth of `lr` at the trainer's last epoch.
+        adam: where Adam's eps stands.
+        ties: how items that score the same count in a rank.
+        top: recommended items of a prediction.
+        seed: of dropout and sampling.
+        table_placement: `replicated`, or `sharded`, see MQSA-TED.
+    """
+
+    def __init__(
+        self,
+        n_items: int,
+        max_len: int = 50,
+        dim: int = 64,
+        depth: int = 2,
+        heads: int = 1,
+        dropout: float = 0.5,
+        distillation: float = 0.0,
+        tau: float = 0.1,
+        loss: Loss = "full",
+        negatives: int = 1024,
+        sampling: Sampling = "uniform",
+        calibration: float = 0.75,
+        l2: float = 0.0,
+        lr: float = 1e-3,
+        schedule: Schedule = "constant",
+        adam: AdamForm = "torch",
+        ties: Ties = "mean",
+        top: int = 20,
+        seed: int = 0,
+        table_placement: Placement = "replicated",
+    ) -> None:
+        training = Training(
+            distillation, tau, "row_max", loss, negatives, sampling, calibration, l2, lr, schedule, adam
+        )
+        super().__init__(training, ties, top, seed, table_placement)
+        self.save_hyperparameters()
+        sparse = loss != "full"
+        self.net = SASRec(n_items, dim, max_len, depth, heads, dropout, sparse=sparse, placement=table_placement)
+
+
+class TransitionModule(SequenceModule):
+    """First-order transitions alone: item vectors that predict their successors, as the baseline.
+
+    Args:
+        n_items: taken from the data.
+        max_len: taken from the data.
+        dim: width of item vectors.
+        dropout: of item vectors.
+        distillation: weight of the distillation loss.
+        tau: temperature of teacher and student.
+        loss: cross entropy over the `full` catalogue, over `sampled` items, or `gbce`.
+        negatives: sampled items of a batch.
+        sampling: what sampled items are drawn by.
+        calibration: t of gBCE.
+        l2: weight of half the sum of squares of all parameters.
+        lr: learning rate.
+        schedule: `constant`, or `cosine` down to a hundredth of `lr` at the trainer's last epoch.
+        adam: where Adam's eps stands.
+        ties: how items that score the same count in a rank.
+        top: recommended items of a prediction.
+        seed: of dropout and sampling.
+        table_placement: `replicated`, or `sharded`, see MQSA-TED.
+    """
+
+    def __init__(
+        self,
+        n_items: int,
+        max_len: int = 50,
+        dim: int = 64,
+        dropout: float = 0.5,
+        distillation: float = 0.1,
+        tau: float = 0.1,
+        loss: Loss = "full",
+        negatives: int = 1024,
+        sampling: Sampling = "uniform",
+        calibration: float = 0.75,
+        l2: float = 1e-4,
+        lr: float = 1e-3,
+        schedule: Schedule = "constant",
+        adam: AdamForm = "torch",
+        ties: Ties = "mean",
+        top: int = 20,
+        seed: int = 0,
+        table_placement: Placement = "replicated",
+    ) -> None:
+        training = Training(
+            distillation, tau, "row_max", loss, negatives, sampling, calibration, l2, lr, schedule, adam
+        )
+        super().__init__(training, ties, top, seed, table_placement)
+        self.save_hyperparameters()
+        self.net = TransitionModel(n_items, dim, max_len, dropout, sparse=loss != "full", placement=table_placement)
