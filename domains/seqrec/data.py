@@ -202,6 +202,35 @@ class SequenceData(HeptadData):
         frame = _read(self.root / "items.parquet", ["item", "count"]).sort("item")
         return frame["count"].to_numpy().astype(np.int64)
 
+    def decode(self, predictions: pl.DataFrame, split: str) -> pl.DataFrame:
+        """Name users and items as the log does; their numbers become `user_id`, `target_id`, `item_ids`.
+
+        Lists of items are as long as there were items to recommend.
+        """
+        root = self.predict_root if split == "predict" and self.predict_root is not None else self.root
+        users, items = self._tokens(root / "users.parquet", "user"), self._tokens(self.root / "items.parquet", "item")
+        named: list[pl.Series] = []
+        for column in predictions:
+            if column.name == "user":
+                named += [users.gather(column).alias("user"), column.alias("user_id")]
+            elif column.name == "target":
+                named += [items.gather(column).alias("target"), column.alias("target_id")]
+            elif column.name == "items":
+                ids = column.arr.to_list()
+                kept = ids.list.eval(pl.element().filter(pl.element() < self.n_items))
+                flat = kept.explode(empty_as_null=False, keep_nulls=False)
+                tokens = pl.DataFrame({"row": np.repeat(np.arange(len(kept)), kept.list.len()), "items": items.gather(flat)})
+                grouped = tokens.group_by("row", maintain_order=True).agg("items")["items"]
+                named += [grouped, kept.alias("item_ids")]
+            else:
+                named.append(column)
+        return pl.DataFrame(named)
+
+    def _tokens(self, path: Path, name: str) -> pl.Series:
+        if path not in self._known:
+            self._known[path] = _read(path, [name, "token"]).sort(name)["token"]
+        return self._known[path]
+
 
 class TrainingCollate:
     """Users -> their training sequences, each position with its next item."""

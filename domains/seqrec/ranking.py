@@ -19,8 +19,8 @@ class Ranking:
 
     Shape:
         rank (B,) float64, items that score higher than the wanted one plus, under `mean` ties, half of those that score
-        the same, or V where the wanted item is left out itself; items (B, K) int64 and scores (B, K) float32, best
-        first, padded by V and -inf where fewer than K items are left.
+        the same; infinite where the wanted item is left out itself or its score is NaN; items (B, K) int64 and scores
+        (B, K) float32, best first, padded by V and -inf where fewer than K items are left.
     """
 
     rank: Tensor | None
@@ -77,5 +77,5 @@ def _rank(scores: Tensor, wanted: Tensor, target: Tensor, ties: Ties) -> Tensor:
     rank = (scores > wanted).sum(1).double()
     if ties == "mean":
         rank += ((scores == wanted).sum(1) - 1).clamp_(min=0) / 2
-    lost = scores.gather(1, target)[:, 0] == -math.inf
-    return rank.masked_fill_(lost, float(scores.shape[1]))
+    found = scores.gather(1, target)[:, 0] > -math.inf  # nor is NaN
+    return rank.masked_fill_(~found, math.inf)

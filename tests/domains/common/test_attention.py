@@ -5,7 +5,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domains.common.attention import FieldAttention, MultiHeadAttention, attend, causal_mask, key_padding_mask, record
+from domains.common.attention import (
+    FieldAttention,
+    LQueryAttention,
+    LQueryBlock,
+    MultiHeadAttention,
+    MultiQueryAttention,
+    attend,
+    causal_mask,
+    key_padding_mask,
+    record,
+)
 from domains.ctr.autoint import BLOCKS
 
 SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.integers(1, 8))
@@ -150,3 +160,62 @@ def test_recorder_names_what_it_does_not_know():
         record(MultiHeadAttention(8, 2), "x"),
     ):
         raise AssertionError("not reached")
+
+
+def sequence_blocks():
+    yield "l-query-1", LQueryAttention(8, 2, window=1)
+    yield "l-query-3", LQueryAttention(8, 2, window=3)
+    yield "l-query-block", LQueryBlock(8, 2, window=3)
+    yield "multi-query", MultiQueryAttention(8, 2, 2, windows=(1, 3), weights=(0.3, 0.7))
+
+
+@pytest.mark.parametrize(
+    ("name", "block"), list(sequence_blocks()), ids=lambda value: value if isinstance(value, str) else ""
+)
+class TestEverySequenceBlock:
+    @staticmethod
+    def rows(lengths=(6, 4, 1)):
+        keep = torch.arange(6) >= 6 - torch.tensor(lengths)[:, None]
+        return torch.randn(len(lengths), 6, 8) * keep[..., None], keep
+
+    def test_fused_equals_recorded(self, name, block):
+        x, keep = self.rows()
+        fused = block.eval()(x, keep)
+        with record(block) as maps:
+            explicit = block(x, keep)
+        torch.testing.assert_close(fused[keep], explicit[keep], atol=1e-5, rtol=1e-5)
+        for weights in (found[0] for found in maps.values()):
+            assert weights.shape == (3, 2, 6, 6)
+            assert (weights.triu(1) == 0).all()
+            assert (weights[1, :, :, :2] == 0).all(), "padding is no key"
+            torch.testing.assert_close(weights.sum(-1), keep[:, None].float().expand(-1, 2, -1), atol=1e-5, rtol=0)
+
+    def test_gradient_reaches_every_parameter(self, name, block):
+        block.zero_grad()
+        x, keep = self.rows((6, 6, 5))
+        (block(x, keep) * torch.randn(3, 6, 8)).sum().backward()
+        assert [n for n, p in block.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+    def test_causal_and_padding_proof(self, name, block):
+        x, keep = self.rows((6, 3))
+        changed = x.clone()
+        changed[:, 5] = torch.randn(2, 8)
+        before, after = block.eval()(x, keep), block(changed, keep)
+        torch.testing.assert_close(before[:, :5], after[:, :5], atol=1e-6, rtol=1e-5)
+        alone = block(x[1:, 3:], keep[1:, 3:])
+        torch.testing.assert_close(alone[0], before[1, 3:], atol=1e-5, rtol=1e-5)
+
+    def test_sequences_that_share_a_row_do_not_meet(self, name, block):
+        x = torch.randn(1, 6, 8)
+        keep, segment = torch.ones(1, 6, dtype=torch.bool), torch.tensor([[0, 0, 0, 0, 1, 1]])
+        together = block.eval()(x, keep, segment)
+        for part in (slice(0, 4), slice(4, 6)):
+            alone = block(x[:, part], keep[:, part])
+            torch.testing.assert_close(together[:, part], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_l_query_errors():
+    with pytest.raises(ValueError, match="does not divide"):
+        LQueryAttention(8, 3)
+    with pytest.raises(ValueError, match="at least the latest"):
+        LQueryAttention(8, 2, window=0)
