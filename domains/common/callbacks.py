@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from numpy.typing import NDArray
+from pyarrow import parquet
 from torch import Tensor
 
+from domains.common.data import HeptadData
 from domains.common.errors import ConfigError
 from domains.common.intervals import Estimate
 from domains.common.module import HeptadModule
+
+PART = 1 << 16  # rows of predictions that get names at a time
 
 
 class PredictionTable(Callback):
@@ -64,13 +69,13 @@ class PredictionTable(Callback):
         self.metrics = pl_module.evaluate(self.frame, replicates=self.replicates, seed=self.seed)
         text = json.dumps({name: estimate.to_dict() for name, estimate in self.metrics.items()}, indent=2)
         write_whole(self.directory / "metrics.json", text.encode() + b"\n")
-        self._write()
+        self._write(trainer, "test")
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the table."""
         self.frame = self._gather(trainer)
         if self.frame is not None:
-            self._write()
+            self._write(trainer, "predict")
 
     def _keep(self, outputs: Any) -> None:
         arrays = {
@@ -90,12 +95,15 @@ class PredictionTable(Callback):
             return None
         return pl.concat([pl.DataFrame(part) for part in gathered if part]).sort("row")
 
-    def _write(self) -> None:
-        if self.frame is not None:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            partial = self.directory / ".predictions.parquet.part"
-            self.frame.write_parquet(partial)
-            partial.replace(self.directory / "predictions.parquet")
+    def _write(self, trainer: Trainer, split: str) -> None:
+        data = getattr(trainer, "datamodule", None)
+        if self.frame is None:
+            return
+        frame = self.frame
+        parts: Iterable[pl.DataFrame] = [frame]
+        if isinstance(data, HeptadData):  # names are longer than ids: never all at once
+            parts = (data.decode(frame.slice(start, PART), split) for start in range(0, max(len(frame), 1), PART))
+        write_tables(self.directory / "predictions.parquet", parts)
 
 
 class LastCheckpoint(Checkpoint):
@@ -138,6 +146,21 @@ class LastCheckpoint(Checkpoint):
 
 def _whole_epoch(trainer: Trainer) -> bool:
     return bool(trainer.fit_loop.epoch_loop.batch_progress.is_last_batch)
+
+
+def write_tables(path: Path, parts: Iterable[pl.DataFrame]) -> None:
+    """Write tables of the same columns one behind the other into a Parquet file that is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.part")
+    writer: parquet.ParquetWriter | None = None
+    for part in parts:
+        table = part.to_arrow()
+        if writer is None:
+            writer = parquet.ParquetWriter(partial, table.schema, compression="zstd")
+        writer.write_table(table)
+    if writer is not None:
+        writer.close()
+        partial.replace(path)
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from lightning import LightningDataModule
 
 from domains.common.errors import ConfigError, PreparedDataError
@@ -70,6 +71,11 @@ class HeptadData(LightningDataModule, ABC):
         """Make what turns gathered rows into what the model takes; by default they stay as they are."""
         del store
         return None
+
+    def decode(self, predictions: pl.DataFrame, split: str) -> pl.DataFrame:
+        """Put names in the place of ids before predictions are written, part by part; by default nothing is one."""
+        del split
+        return predictions
 
     def loader(self, split: str, *, training: bool = False) -> BatchLoader:
         """Make the loader of a split for this process."""

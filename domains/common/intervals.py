@@ -36,6 +36,76 @@ class Estimate:
         return {key: None if value != value else value for key, value in asdict(self).items()}
 
 
+# resampled units of one slice of replicates in `ratio_bootstrap`: 32 MB of counts
+_SLICE = 1 << 22
+
+
+def ratio_bootstrap(
+    ratios: Mapping[str, tuple[Floats, Floats]],
+    rows: int,
+    groups: NDArray[Any] | None = None,
+    *,
+    replicates: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """`group_bootstrap` of metrics that are ratios of sums over rows, all of them in one matrix product.
+
+    The resamples are those that `group_bootstrap` draws with the same seed.
+
+    Args:
+        ratios: name -> numerator and denominator of each row; a mean over some rows has ones there and zeros elsewhere.
+        rows: number of rows.
+        groups: unit of each row. None: every row is its own unit.
+        replicates: number of resamples.
+        level: probability of the interval.
+        seed: of the resampling.
+
+    Shape:
+        numerators and denominators (rows,) float64.
+
+    Returns:
+        name -> estimate, NaN where the denominator is 0.
+    """
+    sums = np.stack([side for ratio in ratios.values() for side in ratio], axis=1)  # (rows, 2 M)
+    if groups is not None:
+        owner = np.unique(groups, return_inverse=True)[1]
+        sums = np.stack([np.bincount(owner, column) for column in sums.T], axis=1)
+    units = len(sums)
+    values = _divide(sums.sum(axis=0, keepdims=True))[0]
+    if units < 2:
+        bounds = np.full((2, len(values)), np.nan)
+    else:
+        generator = np.random.default_rng(seed)
+        draws = np.empty((replicates, len(values)))
+        size = max(_SLICE // units, 1)
+        for start in range(0, replicates, size):
+            part = draws[start : start + size]
+            counts = np.stack([_resample(generator, units) for _ in part])
+            part[:] = _divide(counts @ sums)
+        tail = 50 * (1 - level)
+        bounds = np.full((2, len(values)), np.nan)
+        for i, column in enumerate(draws.T):
+            finite = column[np.isfinite(column)]
+            if len(finite):
+                bounds[:, i] = np.percentile(finite, [tail, 100 - tail])
+    return {
+        name: Estimate(float(value), float(low), float(high), units, level)
+        for name, value, low, high in zip(ratios, values, *bounds, strict=True)
+    }
+
+
+def _divide(sums: Floats) -> Floats:
+    """(R, 2 M) numerators and denominators in turn -> (R, M)."""
+    above, below = sums[:, ::2], sums[:, 1::2]
+    return np.divide(above, below, out=np.full_like(above, np.nan), where=below != 0)
+
+
+def _resample(generator: np.random.Generator, units: int) -> Floats:
+    """How often each unit is drawn."""
+    return np.bincount(generator.integers(units, size=units), minlength=units).astype(np.float64)
+
+
 def group_bootstrap(
     metrics: Mapping[str, WeightedMetric],
     rows: int,
@@ -75,7 +145,7 @@ def group_bootstrap(
     generator = np.random.default_rng(seed)
     draws: dict[str, list[float]] = {name: [] for name in metrics}
     for _ in range(replicates):
-        counts = np.bincount(generator.integers(units, size=units), minlength=units).astype(np.float64)
+        counts = _resample(generator, units)
         weights = counts if owner is None else counts[owner]
         for name, metric in metrics.items():
             draws[name].append(float(metric(weights)))

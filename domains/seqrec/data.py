@@ -161,6 +161,7 @@ class SequenceData(HeptadData):
         self.max_len, self.span, self.mask_seen = max_len, span, mask_seen
         self.arrangement = arrangement
         self.predict_root = None if predict_root is None else Path(predict_root)
+        self._known: dict[Path, pl.Series] = {}
 
     @cached_property
     def histories(self) -> Histories:
@@ -216,12 +217,15 @@ class SequenceData(HeptadData):
             elif column.name == "target":
                 named += [items.gather(column).alias("target"), column.alias("target_id")]
             elif column.name == "items":
-                ids = column.arr.to_list()
-                kept = ids.list.eval(pl.element().filter(pl.element() < self.n_items))
-                flat = kept.explode(empty_as_null=False, keep_nulls=False)
-                tokens = pl.DataFrame({"row": np.repeat(np.arange(len(kept)), kept.list.len()), "items": items.gather(flat)})
-                grouped = tokens.group_by("row", maintain_order=True).agg("items")["items"]
-                named += [grouped, kept.alias("item_ids")]
+                ids = pl.Series(column.to_numpy().ravel(), dtype=pl.Int32)
+                ids = ids.set(ids == self.n_items, None)
+                shape = (len(column), column.dtype.shape[0])  # type: ignore[attr-defined]
+                lists = {"items": items.gather(ids), "item_ids": ids}
+                named += [_without_null(flat.reshape(shape), name) for name, flat in lists.items()]
+            elif column.name == "scores":
+                flat = pl.Series(column.to_numpy().ravel())
+                shape = (len(column), column.dtype.shape[0])  # type: ignore[attr-defined]
+                named.append(_without_null(flat.set(flat == -np.inf, None).reshape(shape), "scores"))
             else:
                 named.append(column)
         return pl.DataFrame(named)
@@ -230,6 +234,10 @@ class SequenceData(HeptadData):
         if path not in self._known:
             self._known[path] = _read(path, [name, "token"]).sort(name)["token"]
         return self._known[path]
+
+
+def _without_null(column: pl.Series, name: str) -> pl.Series:
+    return column.arr.to_list().list.drop_nulls().alias(name)
 
 
 class TrainingCollate:

@@ -195,7 +195,7 @@ class SequenceModule(HeptadModule):
             seen_target = (batch["seen"] == batch["target"][:, None]).any(1)
             known = {"target": batch["target"], "target_count": batch["target_count"], "seen_target": seen_target}
             result |= {**known, "rank": ranking.rank}
-        return {**result, "items": ranking.items, "scores": ranking.scores}
+        return {**result, "items": ranking.items.int(), "scores": ranking.scores}
 
     def test_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """As `predict_step`; metrics are computed over the whole table at the end."""
