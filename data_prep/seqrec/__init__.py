@@ -1,0 +1,1 @@
+"""Interaction logs -> one chronological sequence per user, for sequential recommendation."""

@@ -1,0 +1,93 @@
+"""Events in file order -> events of each user in the order of time, one range of users (a bucket) at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from data_prep.seqrec.vocabulary import codes_of
+
+BUCKET_EVENTS = 1 << 20  # events per bucket, on average
+Piece = tuple[Path, int, int]  # folder of a scattered chunk, first and last + 1 event
+
+
+def bucket_bounds(users: int, events: int) -> list[int]:
+    """First user of each bucket, and the number of users."""
+    count = max(1, min(users, -(-events // BUCKET_EVENTS)))
+    return [-(-index * users // count) for index in range(count)] + [users]
+
+
+def scatter(chunk: Path, vocabularies: tuple[tuple[Path, int], ...], bounds: list[int], folder: Path) -> dict[str, Any]:
+    """Events of a chunk with codes of the vocabularies, ordered by bucket.
+
+    Args:
+        chunk: its folder.
+        vocabularies: folder and seed of users and of items.
+        bounds: of the buckets.
+        folder: gets `users.npy`, `items.npy` and `times.npy`.
+
+    Returns:
+        offsets: first event of each bucket, and the number of events.
+    """
+    columns: dict[str, npt.NDArray[Any]] = {}
+    for side, (vocabulary, seed) in zip(("users", "items"), vocabularies, strict=True):
+        tokens = pl.read_ipc(chunk / f"{side}.arrow")["token"]
+        columns[side] = codes_of(tokens, vocabulary, seed)[np.load(chunk / f"{side}.npy")]
+    if (chunk / "times.npy").exists():
+        columns["times"] = np.load(chunk / "times.npy")
+    bucket = np.searchsorted(np.asarray(bounds[1:-1]), columns["users"], side="right")
+    offsets = np.searchsorted(np.arange(len(bounds)), [0])  # one bucket: nothing to order
+    if len(bounds) > 2:
+        narrow = bucket.astype(np.uint16 if len(bounds) < 1 << 16 else np.uint32)
+        order = np.argsort(narrow, kind="stable")
+        columns = {name: values[order] for name, values in columns.items()}
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(bucket, minlength=len(bounds) - 1))])
+    for name, values in columns.items():
+        np.save(folder / f"{name}.npy", values)
+    return {"offsets": offsets.tolist()}
+
+
+def group(pieces: tuple[Piece, ...], duplicates: str, folder: Path) -> dict[str, Any]:
+    """Events of one bucket by user, time and file order, without duplicates: `users.npy`, `items.npy`, `times.npy`.
+
+    Args:
+        pieces: where the events are, in file order.
+        duplicates: see `prepare`.
+        folder: where to write.
+
+    Returns:
+        How many events are left, and how many each rule took out.
+    """
+    names = ["users", "items"] + (["times"] if pieces and (pieces[0][0] / "times.npy").exists() else [])
+    types = {"users": np.int32, "items": np.int32, "times": np.int64}
+    table = pl.DataFrame({name: _gather(pieces, name, types[name]) for name in names})
+    table = table.sort(*(["users", "times"] if "times" in names else ["users"]), maintain_order=True)
+    counts = {"exact_duplicates": 0, "repeats_removed": 0}
+    if duplicates != "all" and _has_repeats(table):
+        before = table.height
+        if "times" in names:
+            table = table.filter(pl.struct("users", "items", "times").is_first_distinct())
+        counts["exact_duplicates"] = before - table.height
+        before = table.height
+        if duplicates in ("first", "last"):
+            pair = pl.struct("users", "items")
+            table = table.filter(pair.is_first_distinct() if duplicates == "first" else pair.is_last_distinct())
+        counts["repeats_removed"] = before - table.height
+    for name in names:
+        np.save(folder / f"{name}.npy", table[name].to_numpy())
+    return {"events": table.height, **counts}
+
+
+def _gather(pieces: tuple[Piece, ...], name: str, kind: type) -> npt.NDArray[Any]:
+    parts = [np.load(folder / f"{name}.npy", mmap_mode="r")[start:stop] for folder, start, stop in pieces]
+    return np.concatenate([np.zeros(0, kind), *parts])
+
+
+def _has_repeats(table: pl.DataFrame) -> bool:
+    pairs = (table["users"].to_numpy().astype(np.int64) << 32) | table["items"].to_numpy()
+    pairs.sort()
+    return bool((pairs[1:] == pairs[:-1]).any())
