@@ -103,6 +103,7 @@ class Setting:
 
     Attributes:
         log: file that `Log.save` wrote.
+        prepared: directory that the same sequences were prepared in, which Heptad reads.
         state: NumPy file with the weights to start from; empty for random ones.
         batch: rows per step.
         dim: embedding size.
@@ -119,6 +120,7 @@ class Setting:
     """
 
     log: str
+    prepared: str = ""
     state: str = ""
     batch: int = 256
     dim: int = 64
@@ -151,8 +153,9 @@ def main() -> None:
     setting = Setting(**json.loads(sys.argv[2]))
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     module, function, *variant = sys.argv[1].split(":")
-    idle = _peak_mib()
-    step: Step = getattr(importlib.import_module(module), function)(setting, *variant)
+    make = getattr(importlib.import_module(module), function)
+    imported = _peak_mib()
+    step: Step = make(setting, *variant)
     done = 0
     for line in sys.stdin:
         count = int(line)
@@ -167,7 +170,7 @@ def main() -> None:
             "wall": wall,
             "losses": [w.losses for w in work],
             "peak_mib": _peak_mib(),
-            "idle_mib": idle,
+            "imported_mib": imported,
         }
         answers.write(json.dumps(answer) + "\n")
 
