@@ -36,6 +36,7 @@ class Domain:
         prepare: function behind `prep`; its signature becomes the options.
         apply: function (preparation, raw, out) that encodes new raw data for `predict --raw`.
         figures: function (predictions, metrics) -> list of `Picture` for the report of a test.
+        tables: function (predictions, metrics) -> heading -> rows, for the same report.
         explain: function (module, data, directory) -> list of `Picture`.
         importers: name -> function (weights, options) -> network, for `import-weights`.
         demo: function (directory) behind `demo`.
@@ -50,6 +51,7 @@ class Domain:
     prepare: str = ""
     apply: str = ""
     figures: str = ""
+    tables: str = ""
     explain: str = ""
     importers: Mapping[str, str] = field(default_factory=dict)
     demo: str = ""

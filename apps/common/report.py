@@ -20,13 +20,15 @@ from domains.common.intervals import Estimate
 def write_test_report(
     domain: Domain, directory: Path, table: PredictionTable, data: LightningDataModule, settings: str
 ) -> Path:
-    """Write report.html of a test: metrics, pictures, data card, configuration."""
+    """Write report.html of a test: metrics, tables, pictures, data card, configuration."""
     pictures: Sequence[Picture] = load(domain.figures)(table.frame, table.metrics) if domain.figures else []
+    tables = load(domain.tables)(table.frame, table.metrics) if domain.tables else {}
     card = getattr(data, "card", {})
     path = write_report(
         directory / "report.html",
         title=f"{domain.name}: test on {card.get('name', 'data')}",
         metrics=table.metrics,
+        tables=tables,
         pictures=pictures,
         card=card,
         settings=settings,

@@ -16,6 +16,7 @@ DOMAIN = Domain(
     prepare="data_prep.seqrec.prepare:prepare",
     apply="data_prep.seqrec.apply:apply",
     figures="domains.seqrec.figures:figures",
+    tables="domains.seqrec.evaluation:report_tables",
     explain="domains.seqrec.explain:explain",
     importers={"official": "domains.seqrec.weights:import_official"},
     demo="apps.seqrec.demo:demo",

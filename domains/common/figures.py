@@ -23,6 +23,13 @@ class Picture:
     figure: Figure
 
 
+def plain(text: str, width: int = 28) -> str:
+    """Make any text a label: cut to `width` characters, no control characters, dollar signs that start no formula."""
+    shown = "".join(mark if mark.isprintable() else "?" for mark in text)
+    shown = shown if len(shown) <= width else f"{shown[: width - 1]}…"
+    return shown.replace("$", r"\$")
+
+
 def axes(width: float = 6.0, height: float = 4.2) -> tuple[Figure, Axes]:
     """Make a figure with one pair of axes; inches."""
     figure = Figure(figsize=(width, height), layout="constrained")

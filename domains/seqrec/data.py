@@ -230,6 +230,16 @@ class SequenceData(HeptadData):
                 named.append(column)
         return pl.DataFrame(named)
 
+    @property
+    def item_tokens(self) -> pl.Series:
+        """Names of the items as in the log, (V,)."""
+        return self._tokens(self.root / "items.parquet", "item")
+
+    @property
+    def user_tokens(self) -> pl.Series:
+        """Names of the users as in the log."""
+        return self._tokens(self.root / "users.parquet", "user")
+
     def _tokens(self, path: Path, name: str) -> pl.Series:
         if path not in self._known:
             self._known[path] = _read(path, [name, "token"]).sort(name)["token"]
