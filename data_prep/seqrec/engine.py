@@ -52,6 +52,12 @@ class Log:
         """Whether events have times of the clock."""
         return all(source.layout.timed for source in self.sources)
 
+    @property
+    def events(self) -> int:
+        """Events in the buckets."""
+        read = sum(sum(done.info["chunks"]) for done in self.read)
+        return read - self.counts["exact_duplicates"] - self.counts["repeats_removed"]
+
 
 def read_log(run: Run, sources: tuple[Source, ...], rules: Rules, max_rejects: float) -> Log:
     """Read, code and group all sources.

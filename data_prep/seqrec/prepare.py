@@ -179,8 +179,7 @@ def _prepare(run: Run, request: Request) -> dict[str, Any]:
     vocabulary, n_items = log.vocabularies[1]
     task = Task("core", find_core, (log.buckets, log.bounds, vocabulary, n_items, request.core))
     left = run.stage("core", [task])[0]
-    before = sum(sum(done.info["chunks"]) for done in log.read)
-    before -= log.counts["exact_duplicates"] + log.counts["repeats_removed"]
+    before = log.events
     if not left.info["events"]:
         raise PrepError(
             f"{request.sources[0].path}: nothing is left of {before:,} events: no users and items with {request.core} "
@@ -203,7 +202,7 @@ def _prepare(run: Run, request: Request) -> dict[str, Any]:
         "licence": DATASETS[request.dataset].licence if request.dataset in DATASETS else "not stated",
         "sources": describe_sources(log),
         "group": {"name": "user", "kept_apart": False, "groups": written.entry["n_users"]},
-        "time": _time_entry(request.sources[0]),
+        "time": time_entry(request.sources[0]),
         "split_rule": {
             "kind": rule.kind,
             "targets": rule.targets if rule.kind == "time" else "last",
@@ -244,7 +243,8 @@ def _preparation(request: Request, written: Written) -> dict[str, Any]:
     }
 
 
-def _time_entry(source: Source) -> dict[str, Any] | None:
+def time_entry(source: Source) -> dict[str, Any] | None:
+    """The `time` entry of `dataset.json`; None when events have an order only."""
     layout = source.layout
     return {"name": layout.time, "unit": "seconds since 1970, UTC"} if layout.timed else None
 

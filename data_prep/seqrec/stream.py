@@ -23,6 +23,7 @@ HEAD = 1 << 20  # bytes looked at to tell formats apart
 _AHEAD = 4  # blocks unpacked in advance
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _UTF8_BOM = b"\xef\xbb\xbf"
+_DAMAGED = (gzip.BadGzipFile, zlib.error, cast("type[Exception]", igzip_lib.IsalError))
 
 
 class HashingReader(io.RawIOBase):
@@ -75,7 +76,7 @@ def open_raw(path: Path) -> Iterator[tuple[BinaryIO, HashingReader]]:
             raise CorruptRecordError(
                 path, f"byte {reader.size}", "the gzip stream is cut short; fetch the file again"
             ) from error
-        except (gzip.BadGzipFile, igzip_lib.IsalError, zlib.error) as error:
+        except _DAMAGED as error:
             raise CorruptRecordError(
                 path, f"near byte {reader.size}", f"damaged gzip ({error}); fetch the file again"
             ) from error
