@@ -54,7 +54,7 @@ def write_planted_log(directory: Path, users: int = 2000, items: int = 300, seed
     current = np.array([rng.choice(items, p=popular[cluster]) for cluster in taste])
     seen = np.zeros((users, items), bool)
     seen[np.arange(users), current] = True
-    rows: list[pl.DataFrame] = [_events(np.arange(users), current, 0)]
+    rows: list[pl.DataFrame] = [_events(np.arange(users), current.copy(), 0)]  # `current` changes below
     ranks = np.zeros(users, np.int64)
     for step in range(1, int(lengths.max())):
         live = np.flatnonzero(lengths > step)
