@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from domains.common.callbacks import write_whole
 from domains.common.figures import BLUE, GREY, ORANGE, Picture, axes, plain
@@ -106,11 +107,12 @@ def _distances(means: pl.DataFrame) -> Picture:
     panels = figure.subplots(1, 2 if branches else 1, squeeze=False)[0]
     x = means["distance"].to_numpy()
     if branches:
-        panels[0].plot(x, means["uniform"].to_numpy(), color=GREY, linestyle="--", label="equal attention")
+        panels[0].axhline(1.0, color=GREY, linewidth=0.8)
         for name, colour in zip(branches, (BLUE, ORANGE), strict=False):
             label = f"{name.removeprefix('attention_')} query"
-            panels[0].plot(x, means[name].to_numpy(), "o-", color=colour, markersize=3.5, label=label)
-        panels[0].set_ylabel("mean attention of the newest position")
+            relative = (means[name] / means["uniform"]).to_numpy()
+            panels[0].plot(x, relative, "o-", color=colour, markersize=3.5, label=label)
+        panels[0].set_ylabel("attention, 1 = equal to all items")
         panels[0].set_ylim(0, None)
         panels[0].legend(frameon=False)
     panels[-1].bar(x, means["drop"].cast(pl.Float64).fill_null(0.0).to_numpy(), color=BLUE, width=0.7)
@@ -119,12 +121,11 @@ def _distances(means: pl.DataFrame) -> Picture:
     for panel in panels:
         panel.spines[["top", "right"]].set_visible(False)
         panel.set_xlabel("place in the history, 1 = newest")
-    attention = (
-        "Left: how much the newest position attends to each place of the history. Right" if branches else "Shown"
-    )
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    left = "Left: how much the newest position attends to each place of the history, beside equal shares. Right"
     caption = (
-        f"{attention}: what the score (a logit) of the best recommendation loses when the item at that place is taken"
-        " out of the history. Means over users whose history reaches that far."
+        f"{left if branches else 'Shown'}: what the score (a logit) of the best recommendation loses when the item at"
+        " that place is taken out of the history. Means over users whose history reaches that far."
     )
     return Picture("What drives recommendations, by place in the history", caption, figure)
 
@@ -144,6 +145,7 @@ def _user(title: str, past: pl.DataFrame) -> Picture:
         panel.spines[["top", "right"]].set_visible(False)
         panel.set_yticks(places, [plain(token) for token in shown["item"]], fontsize=8)
     panel.invert_yaxis()
+    panel.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=1))
     if about["recommended"] == about["target"]:
         outcome = "which is what came next"
     elif np.isfinite(about["rank"]):
@@ -168,7 +170,8 @@ def _agreement(agreement: Agreement) -> Picture:
     caption = (
         f"All observed successors of the {facts['heads']:,} most frequent items; on the orange line the table has the"
         f" counts' probability. Successors hold {facts['teacher_mass']:.1%} of the teacher's probability and"
-        f" {facts['student_mass']:.1%} of the table's; {facts['observed_share']:.1%} of the table's ten best successors"
+        f" {facts['student_mass']:.1%} of the table's, which gives {facts['self_mass']:.1%} to the items themselves;"
+        f" {facts['observed_share']:.1%} of the table's ten best successors"
         f" were observed, and for {facts['first_choice']:.1%} of the items a most frequent successor is among them."
     )
     return Picture("Learned and observed transitions", caption, figure)
@@ -193,8 +196,8 @@ def _tails(tails: pl.DataFrame) -> Picture:
         panel.set_visible(False)
     figure.axes[0].legend(frameon=False, fontsize=8)
     caption = (
-        "The most probable successors in the item table for the most frequent items, and how often each was observed"
-        " (in brackets)."
+        "The most probable successors of the most frequent items in the item table, the item itself left out, and how"
+        " often each was observed (in brackets)."
     )
     return Picture("Successors of frequent items", caption, figure)
 

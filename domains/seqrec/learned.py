@@ -30,6 +30,7 @@ class Agreement:
         teacher: probability of each observed transition from the counts.
         student: probability of the same from the table.
         summary: `heads`; `teacher_mass` and `student_mass`, the probability of observed successors, mean over heads;
+            `self_mass`, what the table gives to the heads themselves;
             `cross_entropy` of the table and `entropy` of the counts, its lower bound, in nats; `observed_share` of the
             table's ten best successors; `first_choice`, the share of heads one of whose most frequent successors is
             among those.
@@ -45,6 +46,8 @@ class Agreement:
 def learned_transitions(module: SequenceModule, matrix: TransitionMatrix, heads: int) -> tuple[pl.DataFrame, Agreement]:
     """Compare the successors of the most frequent items in the table with the observed ones.
 
+    An item that never followed itself is left out of its own list.
+
     Returns:
         The ten best successors of the first 100 items, best first: columns `head`, `head_id`, `tail`, `tail_id`,
         `place`, `student`, `teacher`, `count`; and the agreement over all `heads`.
@@ -53,8 +56,8 @@ def learned_transitions(module: SequenceModule, matrix: TransitionMatrix, heads:
     table = net.table()
     known = np.flatnonzero(np.diff(matrix.start))[:heads]
     lists, students, teachers = [], [], []
-    facts = {name: 0.0 for name in ("teacher_mass", "student_mass", "cross_entropy", "entropy", "observed_share")}
-    facts["first_choice"] = 0.0
+    facts = {name: 0.0 for name in ("teacher_mass", "student_mass", "cross_entropy", "entropy", "self_mass")}
+    facts |= {"observed_share": 0.0, "first_choice": 0.0}
     step = max(SCORES // net.n_items, 1)
     for start in range(0, len(known), step):
         part = known[start : start + step]
@@ -63,7 +66,10 @@ def learned_transitions(module: SequenceModule, matrix: TransitionMatrix, heads:
         teacher = teacher_matrix(rows, net.n_items, tau, module.options.teacher)
         edges, places = (rows.row, rows.tail), torch.arange(len(part))
         observed = torch.zeros_like(teacher).index_put_(edges, rows.transitions.double())
-        best, tails = student.topk(min(TAILS, net.n_items), dim=1)
+        facts["self_mass"] += float(student[places, rows.head].exp().sum())
+        others = student.clone()
+        others[places, rows.head] = others[places, rows.head].where(observed[places, rows.head] > 0, -math.inf)
+        best, tails = others.topk(min(TAILS, net.n_items), dim=1)
         counts = observed.gather(1, tails)
         facts["teacher_mass"] += float(teacher[edges].sum())
         facts["student_mass"] += float(student[edges].exp().sum())
