@@ -72,10 +72,14 @@ class PredictionTable(Callback):
         self._write(trainer, "test")
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the table."""
+        """Write the table, and what the module has to go with it."""
         self.frame = self._gather(trainer)
-        if self.frame is not None:
-            self._write(trainer, "predict")
+        if self.frame is None:
+            return
+        self._write(trainer, "predict")
+        beside = pl_module.side_tables() if isinstance(pl_module, HeptadModule) else {}
+        for name, frame in beside.items():
+            self._write_named(trainer, frame, name, "predict")
 
     def _keep(self, outputs: Any) -> None:
         arrays = {
@@ -96,14 +100,15 @@ class PredictionTable(Callback):
         return pl.concat([pl.DataFrame(part) for part in gathered if part]).sort("row")
 
     def _write(self, trainer: Trainer, split: str) -> None:
+        if self.frame is not None:
+            self._write_named(trainer, self.frame, "predictions", split)
+
+    def _write_named(self, trainer: Trainer, frame: pl.DataFrame, name: str, split: str) -> None:
         data = getattr(trainer, "datamodule", None)
-        if self.frame is None:
-            return
-        frame = self.frame
         parts: Iterable[pl.DataFrame] = [frame]
         if isinstance(data, HeptadData):  # names are longer than ids: never all at once
             parts = (data.decode(frame.slice(start, PART), split) for start in range(0, max(len(frame), 1), PART))
-        write_tables(self.directory / "predictions.parquet", parts)
+        write_tables(self.directory / f"{name}.parquet", parts)
 
 
 class LastCheckpoint(Checkpoint):

@@ -51,6 +51,10 @@ class HeptadModule(LightningModule, ABC):
     def evaluate(self, predictions: pl.DataFrame, *, replicates: int, seed: int) -> dict[str, Estimate]:
         """Metrics with intervals over the independent unit, from the predictions table."""
 
+    def side_tables(self) -> dict[str, pl.DataFrame]:
+        """Tables that `predict` writes beside its predictions: name -> table; by default none."""
+        return {}
+
     def setup(self, stage: str) -> None:
         """Divide sharded tables among the processes, which exist only now.
 

@@ -214,8 +214,8 @@ class SequenceData(HeptadData):
         for column in predictions:
             if column.name == "user":
                 named += [users.gather(column).alias("user"), column.alias("user_id")]
-            elif column.name == "target":
-                named += [items.gather(column).alias("target"), column.alias("target_id")]
+            elif column.name in ("target", "item"):
+                named += [items.gather(column).alias(column.name), column.alias(f"{column.name}_id")]
             elif column.name == "items":
                 ids = pl.Series(column.to_numpy().ravel(), dtype=pl.Int32)
                 ids = ids.set(ids == self.n_items, None)

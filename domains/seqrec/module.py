@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+import numpy as np
 import polars as pl
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
-from domains.common.errors import ConfigError
+from domains.common.errors import ConfigError, PreparedDataError
 from domains.common.intervals import Estimate
 from domains.common.loader import Batch, mix_seed
 from domains.common.module import HeptadModule
@@ -31,6 +32,7 @@ from domains.seqrec.sampled import (
     sampled_distillation_loss,
     sampled_next_item_loss,
 )
+from domains.seqrec.search import ApproximateSearch, Search
 
 Loss = Literal["full", "sampled", "gbce"]
 Schedule = Literal["constant", "cosine"]
@@ -74,6 +76,8 @@ class SequenceModule(HeptadModule):
         training: losses and optimiser.
         ties: how equal scores count in a rank.
         top: recommended items of a prediction.
+        search: how `predict` finds them.
+        vectors: whether `predict` also writes the vectors of users and items.
         seed: of dropout and sampling.
         placement: of the item table.
 
@@ -84,15 +88,19 @@ class SequenceModule(HeptadModule):
     net: SequenceNetwork
     validation_metrics = tuple(f"val/{name}" for name in METRICS)
 
-    def __init__(self, training: Training, ties: Ties, top: int, seed: int, placement: Placement) -> None:
+    def __init__(
+        self, training: Training, ties: Ties, top: int, search: Search, vectors: bool, seed: int, placement: Placement
+    ) -> None:
         super().__init__()
         if placement == "sharded" and training.loss == "full":
             raise ConfigError("a sharded item table and the full softmax exclude each other; set model.loss to sampled")
         if top < max(CUTOFFS):
             raise ConfigError(f"model.top is {top}; the metrics look at {max(CUTOFFS)} items")
         self.options, self.ties, self.top, self.seed = training, ties, top, seed
+        self.search, self.vectors = search, vectors
         self.val = nn.ModuleDict({name: MeanMetric() for name in METRICS})
         self._table: Tensor | None = None
+        self._index: ApproximateSearch | None = None
 
     def forward(self, batch: Batch) -> Tensor:
         """Vectors (B, D) of the users of a batch, at their latest items."""
@@ -168,18 +176,18 @@ class SequenceModule(HeptadModule):
         self._table = self.net.table().detach()
 
     def on_predict_epoch_start(self) -> None:
-        """Gather the item table once."""
+        """Gather the item table once; build the index over it."""
         self._table = self.net.table().detach()
+        self._index = ApproximateSearch(self._table) if self.search == "faiss" else None
 
-    def rank(self, batch: Batch, top: int) -> Ranking:
-        """Rank all items for the users of a batch."""
-        users = self(batch).float()
+    def rank(self, users: Tensor, batch: Batch, top: int) -> Ranking:
+        """Rank all items for the users (B, D) of a batch."""
         table = self.net.table().detach() if self._table is None else self._table
-        return rank_items(users, table.float(), batch["seen"], batch.get("target"), top=top, ties=self.ties)
+        return rank_items(users.float(), table.float(), batch["seen"], batch.get("target"), top=top, ties=self.ties)
 
     def validation_step(self, batch: Batch, index: int) -> None:
         """Collect NDCG, hit rate and reciprocal rank."""
-        ranking = self.rank(batch, 0)
+        ranking = self.rank(self(batch), batch, 0)
         if ranking.rank is None or not len(ranking.rank):
             return
         for name, values in ranking_values(ranking.rank).items():
@@ -188,18 +196,31 @@ class SequenceModule(HeptadModule):
             self.log(f"val/{name}", metric, prog_bar=name == "ndcg@20")
 
     def predict_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
-        """Best items for each user, and the rank of the wanted one where it is known."""
-        ranking = self.rank(batch, self.top)
-        result = {name: batch[name] for name in ("row", "user", "length")}
-        if ranking.rank is not None:
-            seen_target = (batch["seen"] == batch["target"][:, None]).any(1)
-            known = {"target": batch["target"], "target_count": batch["target_count"], "seen_target": seen_target}
-            result |= {**known, "rank": ranking.rank}
-        return {**result, "items": ranking.items.int(), "scores": ranking.scores}
+        """Best items for each user."""
+        users = self(batch)
+        if self._index is None:
+            ranking = self.rank(users, batch, self.top)
+        else:
+            ranking = self._index.top(users, batch["seen"], self.top)
+        vectors = {"vector": users.float()} if self.vectors else {}
+        return {**_found(batch, ranking), **vectors}
 
     def test_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
-        """As `predict_step`; metrics are computed over the whole table at the end."""
-        return self.predict_step(batch, index)
+        """Best items for each user and the rank of the wanted one; metrics are computed over the whole table."""
+        ranking = self.rank(self(batch), batch, self.top)
+        known = {name: batch[name] for name in ("target", "target_count")}
+        known["seen_target"] = (batch["seen"] == batch["target"][:, None]).any(1)
+        if ranking.rank is None:
+            raise PreparedDataError("the test split names no wanted items; prepare the data again")
+        return {**_found(batch, ranking), **known, "rank": ranking.rank}
+
+    def side_tables(self) -> dict[str, pl.DataFrame]:
+        """Vectors of all items, where those of users are written; a user's score of an item is their inner product."""
+        if not self.vectors or self._table is None:
+            return {}
+        vectors = self._table.float().cpu().numpy()
+        items = np.arange(len(vectors), dtype=np.int32)
+        return {"item_vectors": pl.DataFrame({"item": items, "vector": vectors})}
 
     def evaluate(self, predictions: pl.DataFrame, *, replicates: int, seed: int) -> dict[str, Estimate]:
         """See `evaluate_rankings`."""
@@ -235,6 +256,11 @@ class SequenceModule(HeptadModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": decay, "interval": "step"}}
 
 
+def _found(batch: Batch, ranking: Ranking) -> dict[str, Tensor]:
+    about = {name: batch[name] for name in ("row", "user", "length")}
+    return {**about, "items": ranking.items.int(), "scores": ranking.scores}
+
+
 class MQSATEDModule(SequenceModule):
     """MQSA-TED (Zhu et al., 2024, arXiv 2311.01056).
 
@@ -260,6 +286,8 @@ class MQSATEDModule(SequenceModule):
         adam: where Adam's eps stands; `tensorflow` is the official program's.
         ties: how items that score the same count in a rank.
         top: recommended items of a prediction.
+        search: how `predict` finds them: `exact`, or among neighbours by `faiss` (for millions of items).
+        vectors: `predict` also writes the vectors of users and items, for a service of nearest neighbours.
         seed: of dropout and sampling.
         table_placement: `replicated`, or `sharded`: the rows of the item table divided among the processes (needs a
             loss over samples).
@@ -288,11 +316,13 @@ class MQSATEDModule(SequenceModule):
         adam: AdamForm = "tensorflow",
         ties: Ties = "mean",
         top: int = 20,
+        search: Search = "exact",
+        vectors: bool = False,
         seed: int = 0,
         table_placement: Placement = "replicated",
     ) -> None:
         training = Training(distillation, tau, teacher, loss, negatives, sampling, calibration, l2, lr, schedule, adam)
-        super().__init__(training, ties, top, seed, table_placement)
+        super().__init__(training, ties, top, search, vectors, seed, table_placement)
         self.save_hyperparameters()
         self.net = MQSATED(
             n_items,
@@ -330,6 +360,8 @@ class SASRecModule(SequenceModule):
         adam: where Adam's eps stands.
         ties: how items that score the same count in a rank.
         top: recommended items of a prediction.
+        search: how `predict` finds them: `exact`, or among neighbours by `faiss` (for millions of items).
+        vectors: `predict` also writes the vectors of users and items, for a service of nearest neighbours.
         seed: of dropout and sampling.
         table_placement: `replicated`, or `sharded`, see MQSA-TED.
     """
@@ -354,13 +386,15 @@ class SASRecModule(SequenceModule):
         adam: AdamForm = "torch",
         ties: Ties = "mean",
         top: int = 20,
+        search: Search = "exact",
+        vectors: bool = False,
         seed: int = 0,
         table_placement: Placement = "replicated",
     ) -> None:
         training = Training(
             distillation, tau, "row_max", loss, negatives, sampling, calibration, l2, lr, schedule, adam
         )
-        super().__init__(training, ties, top, seed, table_placement)
+        super().__init__(training, ties, top, search, vectors, seed, table_placement)
         self.save_hyperparameters()
         sparse = loss != "full"
         self.net = SASRec(n_items, dim, max_len, depth, heads, dropout, sparse=sparse, placement=table_placement)
@@ -386,6 +420,8 @@ class TransitionModule(SequenceModule):
         adam: where Adam's eps stands.
         ties: how items that score the same count in a rank.
         top: recommended items of a prediction.
+        search: how `predict` finds them: `exact`, or among neighbours by `faiss` (for millions of items).
+        vectors: `predict` also writes the vectors of users and items, for a service of nearest neighbours.
         seed: of dropout and sampling.
         table_placement: `replicated`, or `sharded`, see MQSA-TED.
     """
@@ -408,12 +444,14 @@ class TransitionModule(SequenceModule):
         adam: AdamForm = "torch",
         ties: Ties = "mean",
         top: int = 20,
+        search: Search = "exact",
+        vectors: bool = False,
         seed: int = 0,
         table_placement: Placement = "replicated",
     ) -> None:
         training = Training(
             distillation, tau, "row_max", loss, negatives, sampling, calibration, l2, lr, schedule, adam
         )
-        super().__init__(training, ties, top, seed, table_placement)
+        super().__init__(training, ties, top, search, vectors, seed, table_placement)
         self.save_hyperparameters()
         self.net = TransitionModel(n_items, dim, max_len, dropout, sparse=loss != "full", placement=table_placement)
