@@ -22,6 +22,8 @@ from data_prep.seqrec.split import SplitRule
 from data_prep.seqrec.vocabulary import merge_tokens
 from data_prep.seqrec.write import count_times, write_rows, write_sequences, write_tables
 
+Vocabularies = tuple[tuple[Path, int], tuple[Path, int]]
+
 
 @dataclass(frozen=True)
 class Log:
@@ -40,7 +42,7 @@ class Log:
 
     sources: tuple[Source, ...]
     read: list[Done]
-    vocabularies: tuple[tuple[Path, int], tuple[Path, int]]
+    vocabularies: Vocabularies
     bounds: list[int]
     buckets: tuple[Path, ...]
     counts: dict[str, int]
@@ -78,9 +80,9 @@ def read_log(run: Run, sources: tuple[Source, ...], rules: Rules, max_rejects: f
     if not chunks:
         told = ", ".join(f"{name.replace('_', ' ')} {number:,}" for name, number in counts.items())
         raise PrepError(f"{sources[0].path}: no event is left ({told}); check the file and the options")
-    merged = run.stage("tokens", [Task(side, merge_tokens, (chunks, side)) for side in ("users", "items")])
-    vocabularies = tuple((done.folder, done.info["seed"]) for done in merged)
-    bounds = bucket_bounds(merged[0].info["count"], sum(sum(done.info["chunks"]) for done in read))
+    found, seeds = _merge_tokens(run, chunks)
+    bounds = bucket_bounds(found[0][1], sum(sum(done.info["chunks"]) for done in read))
+    vocabularies = tuple((folder, seed) for (folder, _), seed in zip(found, seeds, strict=True))
     scattered = run.stage(
         "scatter", [Task(f"{i:05d}", scatter, (chunk, vocabularies, bounds)) for i, chunk in enumerate(chunks)]
     )
@@ -94,13 +96,27 @@ def read_log(run: Run, sources: tuple[Source, ...], rules: Rules, max_rejects: f
     return Log(
         sources,
         read,
-        ((merged[0].folder, merged[0].info["count"]), (merged[1].folder, merged[1].info["count"])),
+        found,
         bounds,
         tuple(done.folder for done in grouped),
         counts,
         rejects,
         {"count": count, "share": count / max(records, 1)},
     )
+
+
+def _merge_tokens(run: Run, chunks: tuple[Path, ...]) -> tuple[Vocabularies, tuple[int, int]]:
+    """Folder and size of the users' and the items' tokens, and the seeds of their hashes."""
+    # One chunk is one task, so that a small log needs no other process.
+    groups = [("users",), ("items",)] if len(chunks) > 1 else [("users", "items")]
+    tasks = [Task("-".join(sides), merge_tokens, (chunks, sides)) for sides in groups]
+    merged = {
+        side: (done.folder / side, done.info[side])
+        for sides, done in zip(groups, run.stage("tokens", tasks), strict=True)
+        for side in sides
+    }
+    (users, known), (items, catalogue) = merged["users"], merged["items"]
+    return ((users, known["count"]), (items, catalogue["count"])), (known["seed"], catalogue["seed"])
 
 
 def find_thresholds(run: Run, log: Log, ids: Path, rule: SplitRule) -> SplitRule:

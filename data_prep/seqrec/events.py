@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from data_prep.common.rejects import Reject, excerpt, to_frame
 from data_prep.seqrec.layout import Block, Layout, Rules
 from data_prep.seqrec.sources import Source, read_source
 from data_prep.seqrec.stream import open_raw
 from data_prep.seqrec.times import MICRO, to_micros
+from data_prep.seqrec.vocabulary import encode
 
 CHUNK_EVENTS = 1 << 19
 SIDES = ("users", "items")
@@ -142,16 +142,10 @@ def _write_chunk(tables: list[pl.DataFrame], folder: Path) -> int:
     table = pl.concat(tables)
     folder.mkdir()
     for role, side in (("user", "users"), ("item", "items")):
-        # pyarrow encodes strings it lays out the classic way; codes are in order of first appearance.
-        column = table[role].to_arrow(compat_level=pl.CompatLevel.oldest()).dictionary_encode()
-        np.save(folder / f"{side}.npy", column.indices.to_numpy())
-        pl.DataFrame({"token": pl.Series(_whole(column.dictionary))}).write_ipc(
-            folder / f"{side}.arrow", compression="uncompressed"
-        )
+        codes, first = encode(table[role])
+        np.save(folder / f"{side}.npy", codes)
+        tokens = table[role].gather(first).alias("token")
+        tokens.to_frame().write_ipc(folder / f"{side}.arrow", compression="uncompressed")
     if "time" in table.columns:
         np.save(folder / "times.npy", table["time"].to_numpy())
     return table.height
-
-
-def _whole(column: Any) -> pa.Array:
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
