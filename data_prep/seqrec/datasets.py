@@ -66,7 +66,6 @@ def _lines(head: bytes) -> list[bytes]:
 
 
 _ASIN = re.compile(r"(B[0-9A-Z]{9}|[0-9]{9}[0-9X])")
-_REVIEWER = re.compile(r"(A[0-9A-Z]{10,}|A[0-9A-Z]{3,}[0-9A-Z]*|#oc-[0-9A-Z]+)")
 _AMAZON_KEYS = (
     ("reviewerID", "asin", "unixReviewTime", "overall"),  # 2014, 2018
     ("user_id", "parent_asin", "timestamp", "rating"),  # 2023
@@ -92,7 +91,7 @@ def detect_amazon(path: Path, head: bytes, _: Asked) -> Layout:
     rows = [row for row in rows if len(row) == 4]
     if not rows:
         raise unreadable(path, expected)
-    # Vote: an ASIN has ten characters and begins with B or a digit, a reviewer's id is longer and begins with A.
+    # Vote: an ASIN has ten characters and begins with B, or is an ISBN; the id of a reviewer is neither.
     votes = sum(_order(row) for row in rows)
     if votes == 0:
         raise ConfigError(

@@ -82,10 +82,13 @@ def find_sources(dataset: str, raw: tuple[Path, ...], asked: Asked, unit: str, *
         raise ConfigError(f"time_unit {unit!r} is unknown; choose auto, {', '.join(UNITS)}")
     files = find_files(raw, known.names if known else ())
     sources = tuple(Source(path, _layout(known, path, asked, unit, rated=rated)) for path in files)
-    order = {source.layout.timed for source in sources}
-    if len(order) > 1:
-        odd = next(source.path for source in sources if not source.layout.timed)
-        raise ConfigError(f"{odd}: has no times of the clock while other files have; give --time-unit or prepare apart")
+    first = sources[0].layout
+    for source in sources:
+        if (source.layout.timed, bool(source.layout.time)) != (first.timed, bool(first.time)):
+            raise ConfigError(
+                f"{source.path}: times, positions or file order? {sources[0].path.name} has another of them; "
+                "give --time-unit, or prepare the files apart"
+            )
     return sources
 
 

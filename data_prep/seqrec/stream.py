@@ -9,7 +9,7 @@ import io
 import zlib
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -27,10 +27,12 @@ _DAMAGED = (gzip.BadGzipFile, zlib.error, cast("type[Exception]", igzip_lib.Isal
 
 
 class HashingReader(io.RawIOBase):
-    """Passes bytes on and hashes them on the way, so that a file is read once."""
+    """Passes bytes on and hashes them on the way, in a thread of its own, so that a file is read once."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.stream, self.digest, self.size = stream, hashlib.sha256(), 0
+        self.pool = ThreadPoolExecutor(1)
+        self.waiting: deque[Future[None]] = deque()
 
     def readable(self) -> bool:
         """Always."""
@@ -39,7 +41,10 @@ class HashingReader(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Fill a buffer; the number of bytes, 0 at the end."""
         count = cast("io.FileIO", self.stream).readinto(buffer) or 0
-        self.digest.update(memoryview(buffer)[:count])
+        if count:
+            self.waiting.append(self.pool.submit(self.digest.update, bytes(memoryview(buffer)[:count])))
+        if len(self.waiting) > _AHEAD:
+            self.waiting.popleft().result()
         self.size += count
         return count
 
@@ -48,6 +53,7 @@ class HashingReader(io.RawIOBase):
         scrap = bytearray(1 << 20)
         while self.readinto(scrap):
             continue
+        self.pool.shutdown()
         return {"bytes": self.size, "sha256": self.digest.hexdigest()}
 
 
@@ -80,6 +86,8 @@ def open_raw(path: Path) -> Iterator[tuple[BinaryIO, HashingReader]]:
             raise CorruptRecordError(
                 path, f"near byte {reader.size}", f"damaged gzip ({error}); fetch the file again"
             ) from error
+        finally:
+            reader.pool.shutdown()
 
 
 def read_head(path: Path) -> bytes:

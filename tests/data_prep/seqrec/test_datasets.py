@@ -140,6 +140,14 @@ def test_a_column_of_positions_is_no_time(tmp_path: Path) -> None:
     assert histories(tmp_path / "other", "times") == {"u": [0, 1, 2]}
 
 
+def test_files_with_and_without_times_do_not_mix(tmp_path: Path) -> None:
+    first = write_csv(tmp_path / "a.csv", [("u", "b", 1_400_000_000)])
+    second = write_csv(tmp_path / "b.csv", [("u", "b", 3)])
+    with pytest.raises(ConfigError, match=r"b\.csv: times, positions or file order"):
+        generic([first, second], tmp_path / "out")
+    generic([first, second], tmp_path / "out", time_unit="s")
+
+
 def test_without_times_file_order_is_the_order(tmp_path: Path) -> None:
     log = write_csv(tmp_path / "log.csv", [("u", "b", 1), ("u", "a", 0), ("u", "b", 2)])
     card = run("generic", log, tmp_path / "out", user="user", item="item", core=0)
