@@ -227,10 +227,10 @@ class SequenceModule(HeptadModule):
         return evaluate_rankings(predictions, self.net.n_items, replicates=replicates, seed=seed)
 
     def example_inputs(self, rows: int = 2, length: int = 3) -> tuple[Tensor, ...]:
-        """Random left-padded sequences; the last column is never padding."""
-        length = min(length, self.net.max_len)
-        items = torch.randint(self.net.n_items, (rows, length))
-        real = torch.arange(length) >= torch.randint(length, (rows, 1))
+        """Random left-padded sequences of the full length, whatever `length`; the last column is never padding."""
+        width = self.net.max_len
+        items = torch.randint(self.net.n_items, (rows, width))
+        real = torch.arange(width) >= torch.randint(width, (rows, 1))
         return (items.where(real, self.net.n_items),)
 
     def free_axes(self) -> tuple[dict[int, str], ...]:
