@@ -187,6 +187,24 @@ def test_one_bad_csv_record_is_rejected_and_the_rest_kept(tmp_path: Path, line: 
     assert histories(tmp_path / "out") == histories(tmp_path / "good")
 
 
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
+    log = write_csv(tmp_path / "log.csv", GOOD, pad=False)
+    generic(log, tmp_path / "out")
+    (tmp_path / "marked.csv").write_bytes(b"\xef\xbb\xbf" + log.read_bytes().replace(b"\n", b"\r\n"))
+    generic(tmp_path / "marked.csv", tmp_path / "marked", max_rejects=0)
+    assert histories(tmp_path / "marked") == histories(tmp_path / "out")
+
+
+def test_parquet_of_lists_and_damaged_parquet(tmp_path: Path) -> None:
+    table = pl.DataFrame(GOOD, schema=list(COLUMNS), orient="row")
+    table.with_columns(pl.concat_list("item")).write_parquet(tmp_path / "lists.parquet")
+    refuse(ConfigError, "column 'item' holds List", "generic", tmp_path / "lists.parquet", tmp_path / "out", **COLUMNS)
+    table.write_parquet(tmp_path / "log.parquet")
+    data = (tmp_path / "log.parquet").read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(data[:-9])
+    refuse(CorruptRecordError, "damaged Parquet", "generic", tmp_path / "cut.parquet", tmp_path / "out", **COLUMNS)
+
+
 def test_not_utf8(tmp_path: Path) -> None:
     log = write_csv(tmp_path / "log.csv", GOOD, pad=False)
     log.write_bytes(log.read_bytes() + b"u\xff,i1,1400000000\n")
