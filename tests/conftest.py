@@ -12,6 +12,8 @@ import pytest
 
 from data_prep.ctr.planted import write_planted_log
 from data_prep.ctr.prepare import prepare
+from data_prep.seqrec.planted import write_planted_log as write_planted_interactions
+from data_prep.seqrec.prepare import prepare as prepare_interactions
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -47,6 +49,21 @@ def prepared(raw_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     schema = raw_log / "schema.yaml"
     options = {"schema": schema, "ratios": (0.7, 0.15, 0.15), "executor": "serial", "progress": False}
     prepare("generic", raw_log / "clicks.csv", out, **options)
+    return out
+
+
+@pytest.fixture(scope="session")
+def interactions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log `interactions.csv` of 240 users and 100 items, with the columns user, item, time."""
+    return write_planted_interactions(tmp_path_factory.mktemp("interactions"), users=240, items=100, seed=1).path
+
+
+@pytest.fixture(scope="session")
+def sequences(interactions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same log, prepared: leave one out."""
+    out = tmp_path_factory.mktemp("sequences") / "log"
+    columns = {"user": "user", "item": "item", "time": "time"}
+    prepare_interactions("generic", interactions, out, **columns, executor="serial", progress=False)
     return out
 
 

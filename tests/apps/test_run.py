@@ -27,26 +27,16 @@ from apps.ctr import DOMAIN
 from domains.common.errors import CheckpointMismatchError, ConfigError, HeptadError
 from domains.common.files import read_checkpoint, read_tensors
 from domains.ctr.module import AutoIntModule, LogisticRegressionModule
+from tests.apps.helpers import QUIET, TWO_PROCESSES, assert_same_weights, losses
 from tests.conftest import ROOT
 
 SMALL = [
-    "--model.dim", "4", "--model.depth", "1", "--model.width", "8", "--trainer.accelerator", "cpu",
-    "--trainer.devices", "1", "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false",
-    "--trainer.log_every_n_steps", "1", "--data.batch_size", "64", "--replicates", "20",
+    *QUIET, "--model.dim", "4", "--model.depth", "1", "--model.width", "8", "--data.batch_size", "64",
 ]  # fmt: skip
 
 
 def fit(heptad, prepared, run, *more, **options):
     return heptad("ctr", "fit", *SMALL, "--data.root", prepared, "--run", run, *more, **options)
-
-
-def losses(run: Path) -> dict[int, float]:
-    """Step -> training loss, over all launches of the run; the digits are those of the float."""
-    found = {}
-    for path in sorted((run / "log").glob("version_*/metrics.csv")):
-        table = pl.read_csv(path, infer_schema_length=None).drop_nulls("train/loss")
-        found |= dict(zip(table["step"].to_list(), table["train/loss"].to_list(), strict=True))
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -321,7 +311,7 @@ def test_two_processes_equal_one(heptad, prepared, tmp_path, update):
     options += ("--trainer.gradient_clip_val", "0.05", "--model.deep", "[8]", "--data.batch_size", "50")
     one, two = tmp_path / "one", tmp_path / "two"
     fit(heptad, prepared, one, *options)
-    fit(heptad, prepared, two, *options, "--trainer.devices", "2", "--trainer.strategy", "ddp")
+    fit(heptad, prepared, two, *options, *TWO_PROCESSES)
     a, b = losses(one), losses(two)
     assert a.keys() == b.keys()
     assert max(abs(a[step] - b[step]) for step in a) < 1e-6
@@ -426,9 +416,3 @@ def test_stopped_inside_an_epoch_by_a_limit_equals_uninterrupted(heptad, prepare
     fit(heptad, prepared, parts, *options, "--ckpt_path", last)
     assert losses(whole) == losses(parts)
     assert_same_weights(whole, parts)
-
-
-def assert_same_weights(one: Path, two: Path) -> None:
-    a, b = (read_checkpoint(run / "checkpoints" / "last.ckpt") for run in (one, two))
-    assert a["global_step"] == b["global_step"]
-    assert all(torch.equal(tensor, b["state_dict"][name]) for name, tensor in a["state_dict"].items())

@@ -1,0 +1,31 @@
+"""What the tests of training through the command share, whatever the domain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import torch
+
+from domains.common.files import read_checkpoint
+
+QUIET = [
+    "--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.enable_progress_bar", "false",
+    "--trainer.enable_model_summary", "false", "--trainer.log_every_n_steps", "1", "--replicates", "20",
+]  # fmt: skip
+TWO_PROCESSES = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
+
+
+def losses(run: Path) -> dict[int, float]:
+    """Step -> training loss, over all launches of the run; the digits are those of the float."""
+    found = {}
+    for path in sorted((run / "log").glob("version_*/metrics.csv")):
+        table = pl.read_csv(path, infer_schema_length=None).drop_nulls("train/loss")
+        found |= dict(zip(table["step"].to_list(), table["train/loss"].to_list(), strict=True))
+    return found
+
+
+def assert_same_weights(one: Path, two: Path) -> None:
+    a, b = (read_checkpoint(run / "checkpoints" / "last.ckpt") for run in (one, two))
+    assert a["global_step"] == b["global_step"]
+    assert all(torch.equal(tensor, b["state_dict"][name]) for name, tensor in a["state_dict"].items())
