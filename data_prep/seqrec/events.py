@@ -14,7 +14,7 @@ import polars as pl
 from data_prep.common.rejects import Reject, excerpt, to_frame
 from data_prep.seqrec.layout import Block, Layout, Rules
 from data_prep.seqrec.sources import Source, read_source
-from data_prep.seqrec.stream import open_raw
+from data_prep.seqrec.stream import open_apart
 from data_prep.seqrec.times import MICRO, to_micros
 from data_prep.seqrec.vocabulary import encode
 
@@ -41,7 +41,7 @@ def read_events(source: Source, rules: Rules, folder: Path) -> dict[str, Any]:
     waiting: list[pl.DataFrame] = []
     chunks: list[int] = []
     height = records = 0
-    with open_raw(source.path) as (stream, reader):
+    with open_apart(source.path) as (stream, reader):
         for block in read_source(source.path, stream, source.layout):
             table, bad = clean(block, source, rules, counts)
             records += block.records

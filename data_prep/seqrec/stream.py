@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gzip
 import hashlib
 import io
+import json
+import os
+import subprocess
+import sys
 import zlib
 from collections import deque
 from collections.abc import Iterator
@@ -15,12 +20,14 @@ from typing import Any, BinaryIO, cast
 
 from isal import igzip, igzip_lib
 
-from data_prep.common.errors import CorruptRecordError, DatasetNotFoundError
+from data_prep.common.errors import CorruptRecordError, DatasetNotFoundError, WorkerLostError
 
-BLOCK = 2 << 20  # bytes of text per block: small enough to stay in the cache of a core
+BLOCK = 1 << 19  # bytes of text per block: small enough to stay in the cache of a core, and in a pipe
+LARGE = 16 << 20  # bytes of packed text from which on another process unpacks it
 LONGEST = 64 << 20  # bytes; a longer line is no line
 HEAD = 1 << 20  # bytes looked at to tell formats apart
 _AHEAD = 4  # blocks unpacked in advance
+_GZIP = b"\x1f\x8b"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _UTF8_BOM = b"\xef\xbb\xbf"
 _DAMAGED = (gzip.BadGzipFile, zlib.error, cast("type[Exception]", igzip_lib.IsalError))
@@ -57,6 +64,88 @@ class HashingReader(io.RawIOBase):
         return {"bytes": self.size, "sha256": self.digest.hexdigest()}
 
 
+class ChildReader(io.RawIOBase):
+    """Text of a packed file, unpacked by a process of its own: unpacking and parsing then share no interpreter lock."""
+
+    def __init__(self, path: Path) -> None:
+        root = str(Path(__file__).resolve().parents[2])
+        paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+        command = [sys.executable, "-m", "data_prep.seqrec.unpack", str(path)]
+        environment = {**os.environ, "PYTHONPATH": paths}
+        self.path = path
+        self.found: dict[str, Any] = {}
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+        if self.process.stdout is None or self.process.stderr is None:
+            raise OSError(f"{path}: no pipe")
+        self.text, self.report = self.process.stdout, self.process.stderr
+        if hasattr(fcntl, "F_SETPIPE_SZ"):
+            with contextlib.suppress(OSError):  # a wish: the system may allow less
+                fcntl.fcntl(self.text.fileno(), fcntl.F_SETPIPE_SZ, 2 * BLOCK)
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Some bytes, at most `size`; none at the end of a file that is whole.
+
+        Raises:
+            CorruptRecordError: the file is cut short or damaged.
+            WorkerLostError: the process was killed.
+        """
+        if size < 0:
+            return self.readall()
+        data = os.read(self.text.fileno(), size)
+        if not data and size:
+            self._look_at_report()
+        return data
+
+    def _look_at_report(self) -> None:
+        if not self.found:
+            report = self.report.read().decode("utf-8", "replace").strip().splitlines()
+            code = self.process.wait()
+            try:
+                self.found = dict(json.loads(report[-1]))
+            except (IndexError, ValueError, TypeError) as error:
+                raise WorkerLostError(
+                    f"{self.path}: the process that unpacks it ended with code {code} ({report[-1:]}); run the same "
+                    "command again"
+                ) from error
+        if "reason" in self.found:
+            raise CorruptRecordError(self.path, self.found["position"], self.found["reason"])
+
+    def finish(self) -> dict[str, Any]:
+        """Read what is left; `bytes` and `sha256` of the whole file."""
+        while self.read(BLOCK):
+            continue
+        return self.found
+
+    def stop(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.wait()
+        self.text.close()
+        self.report.close()
+
+
+@contextlib.contextmanager
+def open_apart(path: Path) -> Iterator[tuple[BinaryIO, HashingReader | ChildReader]]:
+    """`open_raw`, but large packed files are unpacked by another process."""
+    packed = False
+    if path.is_file() and path.stat().st_size >= LARGE:
+        with path.open("rb") as plain:
+            packed = plain.read(2) == _GZIP
+    if not packed:
+        with open_raw(path) as opened:
+            yield opened
+        return
+    child = ChildReader(path)
+    try:
+        yield cast("BinaryIO", child), child
+    finally:
+        child.stop()
+
+
 @contextlib.contextmanager
 def open_raw(path: Path) -> Iterator[tuple[BinaryIO, HashingReader]]:
     """Open a raw file: a stream of its text, and the reader that hashes its bytes.
@@ -68,7 +157,7 @@ def open_raw(path: Path) -> Iterator[tuple[BinaryIO, HashingReader]]:
     if not path.is_file():
         raise DatasetNotFoundError(f"{path}: no such file; check --raw")
     with path.open("rb", buffering=0) as plain:
-        packed = plain.read(2) == b"\x1f\x8b"
+        packed = plain.read(2) == _GZIP
         plain.seek(0)
         reader = HashingReader(cast("BinaryIO", plain))
         try:
@@ -108,7 +197,7 @@ def read_head(path: Path) -> bytes:
 
 
 def line_blocks(path: Path, stream: BinaryIO) -> Iterator[bytes]:
-    """Blocks of whole lines; the next ones are unpacked by a thread in the meantime.
+    """Blocks of whole lines; the next ones are unpacked in the meantime.
 
     Args:
         path: for messages.
@@ -119,24 +208,32 @@ def line_blocks(path: Path, stream: BinaryIO) -> Iterator[bytes]:
     """
     carry = b""
     first = True
+    for fresh in _blocks(stream):
+        if first:
+            fresh, first = fresh.removeprefix(_UTF8_BOM), False
+        cut = fresh.rfind(b"\n") + 1
+        if not cut:
+            carry += fresh
+            if len(carry) > LONGEST:
+                raise CorruptRecordError(path, "a line", f"no line end in {len(carry) >> 20} MiB; is this a text log?")
+            continue
+        yield carry + fresh[:cut] if carry else fresh[:cut]
+        carry = fresh[cut:]
+    if carry.strip():
+        yield carry
+
+
+def _blocks(stream: BinaryIO) -> Iterator[bytes]:
+    """Blocks of `BLOCK` bytes; a thread reads ahead where no other process does."""
+    if isinstance(stream, ChildReader):
+        while fresh := _fill(stream, BLOCK):
+            yield fresh
+        return
     with ThreadPoolExecutor(1) as pool:
         waiting = deque(pool.submit(_fill, stream, BLOCK) for _ in range(_AHEAD))
         while fresh := waiting.popleft().result():
             waiting.append(pool.submit(_fill, stream, BLOCK))
-            if first:
-                fresh, first = fresh.removeprefix(_UTF8_BOM), False
-            cut = fresh.rfind(b"\n") + 1
-            if not cut:
-                carry += fresh
-                if len(carry) > LONGEST:
-                    raise CorruptRecordError(
-                        path, "a line", f"no line end in {len(carry) >> 20} MiB; is this a text log?"
-                    )
-                continue
-            yield carry + fresh[:cut] if carry else fresh[:cut]
-            carry = fresh[cut:]
-    if carry.strip():
-        yield carry
+            yield fresh
 
 
 def _fill(stream: BinaryIO, size: int) -> bytes:

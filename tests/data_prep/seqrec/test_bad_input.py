@@ -18,6 +18,7 @@ from data_prep.common.errors import (
     DiskFullError,
     PrepError,
     RejectsExceededError,
+    WorkerLostError,
 )
 from data_prep.seqrec import delimited, mqsa_ted, stream
 from tests.data.seqrec import make
@@ -103,20 +104,45 @@ def test_blank_lines_are_no_records(tmp_path: Path) -> None:
     assert histories(tmp_path / "csv") == {"u": ["i0", "i1", "i2", "i3"]}
 
 
-@pytest.mark.parametrize("keep", [10, 100, -1, -4, -8, -9])
-def test_truncated_gzip_is_one_line(tmp_path: Path, keep: int) -> None:
+@pytest.mark.parametrize("large", [1, stream.LARGE])  # from this size on another process unpacks
+@pytest.mark.parametrize("keep", [10, 100, -1, -9])
+def test_truncated_gzip_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: int, large: int) -> None:
+    monkeypatch.setattr(stream, "LARGE", large)
     path = make.write_amazon_2014(tmp_path)
     path.write_bytes(path.read_bytes()[:keep])
     message = refuse(CorruptRecordError, "cut short|damaged gzip", "amazon", path, tmp_path / "out")
     assert path.name in message and "fetch the file again" in message
 
 
-def test_damaged_gzip_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("large", [1, stream.LARGE])
+def test_damaged_gzip_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: int) -> None:
+    monkeypatch.setattr(stream, "LARGE", large)
     path = make.write_amazon_2014(tmp_path)
     data = bytearray(path.read_bytes())
     data[-6] ^= 1  # the checksum of the text
     path.write_bytes(data)
     refuse(CorruptRecordError, "damaged gzip", "amazon", path, tmp_path / "out")
+
+
+def test_unpacking_by_another_process_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make.write_amazon_2014(tmp_path)
+    run("amazon", path, tmp_path / "out", core=0)
+    monkeypatch.setattr(stream, "LARGE", 1)
+    run("amazon", path, tmp_path / "apart", core=0)
+    assert tree(tmp_path / "out") == tree(tmp_path / "apart")
+
+
+def test_a_killed_unpacking_process_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "LARGE", 1)
+
+    class Killed(stream.ChildReader):
+        def __init__(self, path: Path) -> None:
+            super().__init__(path)
+            self.process.kill()
+
+    monkeypatch.setattr(stream, "ChildReader", Killed)
+    path = make.write_amazon_2014(tmp_path)
+    refuse(WorkerLostError, "the process that unpacks it ended with code -9", "amazon", path, tmp_path / "out")
 
 
 QUICK = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
