@@ -22,7 +22,7 @@ from isal import igzip, igzip_lib
 
 from data_prep.common.errors import CorruptRecordError, DatasetNotFoundError, WorkerLostError
 
-BLOCK = 1 << 19  # bytes of text per block: small enough to stay in the cache of a core, and in a pipe
+BLOCK = 1 << 18  # bytes of text per block: small enough to stay in the cache of a core, and in a pipe
 LARGE = 16 << 20  # bytes of packed text from which on another process unpacks it
 LONGEST = 64 << 20  # bytes; a longer line is no line
 HEAD = 1 << 20  # bytes looked at to tell formats apart
