@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 
 demo: $(VENV)/.installed  ## prepare embedded data, train, evaluate, write report.html
 	$(BIN)/heptad ctr demo
+	$(BIN)/heptad seqrec demo
 
 test: $(VENV)/.installed  ## the default tests (under 10 minutes on 2 cores)
 	$(BIN)/python -m pytest -q -n 2
@@ -21,6 +22,8 @@ lint: $(VENV)/.installed  ## linter, formatter, types
 bench: $(VENV)/.installed  ## timings of this checkout; peers join with PEER_PYTHON=...
 	$(BIN)/python -m benchmarks.ctr_training $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
 	$(BIN)/python -m benchmarks.ctr_preparation $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
+	$(BIN)/python -m benchmarks.seqrec_training $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
+	$(BIN)/python -m benchmarks.seqrec_preparation
 
 install: $(VENV)/.installed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -68,7 +69,8 @@ def evaluate_rankings(
     found = ratio_bootstrap(ratios, rows, users, replicates=replicates, seed=seed)
     # a resample has fewer distinct users than the data
     draws = min(replicates, 200)
-    found |= group_bootstrap(coverage, rows, users, replicates=draws, seed=seed, recentre=tuple(coverage))
+    covered = group_bootstrap(coverage, rows, users, replicates=draws, seed=seed, recentre=tuple(coverage))
+    found |= {name: replace(estimate, high=min(estimate.high, 1.0)) for name, estimate in covered.items()}
     order = [*METRICS, *coverage, *ratios]
     return {name: found[name] for name in dict.fromkeys(order)}
 

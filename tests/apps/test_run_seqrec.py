@@ -132,6 +132,12 @@ class TestWholeWay:
         assert "What drives recommendations" in (trained / "explain.html").read_text()
         assert pl.read_csv(trained / "transitions.csv").height == 1000
 
+    @pytest.mark.parametrize("format", ["hub", "torch"])
+    def test_export(self, format, trained, tmp_path):
+        out = tmp_path / {"hub": "model", "torch": "model.pt2"}[format]
+        assert here("export", "--run", trained, "--format", format, "--out", out) == 0
+        assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
     def test_predicting_in_two_processes(self, trained, heptad, tmp_path):
         assert here("predict", "--run", trained, "--out", tmp_path / "one") == 0
         heptad("seqrec", "predict", "--run", trained, "--out", tmp_path / "two", *TWO_PROCESSES)
