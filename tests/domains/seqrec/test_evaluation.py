@@ -91,7 +91,7 @@ def test_users_are_drawn_whole():
     for name, estimate in one.items():
         assert two[name].value == pytest.approx(estimate.value), name
         assert two[name].low == pytest.approx(estimate.low), name
-        assert 0 <= estimate.low and estimate.high <= 1, name
+        assert estimate.low >= 0 and estimate.high <= 1, name
         assert estimate.low <= estimate.value + 1e-12 and estimate.value <= estimate.high + 1e-12, name
 
 
