@@ -18,8 +18,9 @@ from domains.common.callbacks import PredictionTable
 from domains.common.loader import Batch
 from domains.seqrec.data import SequenceData
 from domains.seqrec.losses import squared_norm
-from domains.seqrec.module import Loss, MQSATEDModule
+from domains.seqrec.module import MQSATEDModule
 from domains.seqrec.packing import ragged_ranges
+from domains.seqrec.training import Loss
 from domains.seqrec.weights import from_official
 
 

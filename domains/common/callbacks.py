@@ -146,7 +146,7 @@ class LastCheckpoint(Checkpoint):
     def _write(self, trainer: Trainer) -> None:
         if trainer.global_step != self._written or _whole_epoch(trainer):
             self._written = trainer.global_step
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)
 
 
 def _whole_epoch(trainer: Trainer) -> bool:

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from domains.common.attention import record
 from domains.common.loader import Batch
-from domains.seqrec.module import SequenceModule
 from domains.seqrec.mqsa_ted import AttentiveNetwork, SequenceNetwork
 from domains.seqrec.packing import Integers, lay_out, ragged_ranges
 from domains.seqrec.ranking import rank_items
+from domains.seqrec.training import SequenceModule
 from domains.seqrec.transitions import TransitionMatrix
 
 TOKENS = 1 << 15  # positions of shortened histories that are encoded at a time

@@ -18,7 +18,7 @@ from domains.common.figures import BLUE, GREY, ORANGE, Picture, axes, plain
 from domains.seqrec.data import SequenceData
 from domains.seqrec.drivers import by_distance, past_items
 from domains.seqrec.learned import Agreement, learned_transitions
-from domains.seqrec.module import SequenceModule
+from domains.seqrec.training import SequenceModule
 
 SHOWN = 20  # past items of a user, distances
 SHOWN_HEADS, SHOWN_TAILS = 6, 5

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from domains.common.intervals import Floats
 from domains.seqrec.losses import Transitions, teacher_excess
-from domains.seqrec.module import SequenceModule
 from domains.seqrec.packing import Integers
+from domains.seqrec.training import SequenceModule
 from domains.seqrec.transitions import TransitionMatrix
 
 TAILS = 10  # successors of an item that are looked at
