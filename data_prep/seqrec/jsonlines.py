@@ -16,7 +16,7 @@ import polars as pl
 
 from data_prep.common.rejects import Reject, excerpt
 from data_prep.seqrec.layout import Block, Layout
-from data_prep.seqrec.stream import line_blocks
+from data_prep.seqrec.stream import line_views
 
 ROWS = 1 << 16  # records per block, or a few more
 _LITERAL = 1 << 20  # bytes; longer lines are not tried as Python
@@ -29,7 +29,7 @@ def read_json_lines(path: Path, stream: BinaryIO, layout: Layout) -> Iterator[Bl
     decoder = _decoder(layout)
     columns = _Columns(layout)
     first = 0
-    for data in line_blocks(path, stream):
+    for data in line_views(path, stream):
         try:
             rows = decoder.decode_lines(data)
         except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -42,7 +42,7 @@ def read_json_lines(path: Path, stream: BinaryIO, layout: Layout) -> Iterator[Bl
         if len(columns):
             first += len(columns)
             yield columns.take(first - len(columns))
-        block = _decode_slowly(data, layout, path.name, first)
+        block = _decode_slowly(bytes(data), layout, path.name, first)
         first += block.records
         yield block
     if len(columns):

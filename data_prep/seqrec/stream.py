@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gzip
 import hashlib
 import io
 import json
+import mmap
 import os
+import struct
 import subprocess
 import sys
+import tempfile
 import zlib
 from collections import deque
 from collections.abc import Iterator
@@ -22,7 +24,9 @@ from isal import igzip, igzip_lib
 
 from data_prep.common.errors import CorruptRecordError, DatasetNotFoundError, WorkerLostError
 
-BLOCK = 1 << 18  # bytes of text per block: small enough to stay in the cache of a core, and in a pipe
+BLOCK = 1 << 18  # bytes of text per block: small enough to stay in the cache of a core
+SLOTS = 16  # blocks that another process unpacks in advance
+SIZE = struct.Struct("<q")  # how the size of such a block is told
 LARGE = 16 << 20  # bytes of packed text from which on another process unpacks it
 LONGEST = 64 << 20  # bytes; a longer line is no line
 HEAD = 1 << 20  # bytes looked at to tell formats apart
@@ -65,22 +69,33 @@ class HashingReader(io.RawIOBase):
 
 
 class ChildReader(io.RawIOBase):
-    """Text of a packed file, unpacked by a process of its own: unpacking and parsing then share no interpreter lock."""
+    """Text of a packed file, unpacked by a process of its own: unpacking and parsing then share no interpreter lock.
+
+    Text comes in slots of shared memory, since a pipe would cost as much as the unpacking. The process says on its
+    standard output how many bytes each slot holds, and is told on its standard input of each that is free again.
+    """
 
     def __init__(self, path: Path) -> None:
         root = str(Path(__file__).resolve().parents[2])
         paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-        command = [sys.executable, "-m", "data_prep.seqrec.unpack", str(path)]
-        environment = {**os.environ, "PYTHONPATH": paths}
         self.path = path
         self.found: dict[str, Any] = {}
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
-        if self.process.stdout is None or self.process.stderr is None:
+        self.rest = b""
+        self.turn = 0
+        with tempfile.TemporaryFile() as shared:
+            shared.truncate(SLOTS * BLOCK)
+            self.slots = mmap.mmap(shared.fileno(), SLOTS * BLOCK)
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "data_prep.seqrec.unpack", str(path), str(shared.fileno())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": paths},
+                pass_fds=[shared.fileno()],
+            )
+        if self.process.stdin is None or self.process.stdout is None or self.process.stderr is None:
             raise OSError(f"{path}: no pipe")
-        self.text, self.report = self.process.stdout, self.process.stderr
-        if hasattr(fcntl, "F_SETPIPE_SZ"):
-            with contextlib.suppress(OSError):  # a wish: the system may allow less
-                fcntl.fcntl(self.text.fileno(), fcntl.F_SETPIPE_SZ, 2 * BLOCK)
+        self.free, self.sizes, self.report = self.process.stdin, self.process.stdout, self.process.stderr
 
     def readable(self) -> bool:
         """Always."""
@@ -95,10 +110,33 @@ class ChildReader(io.RawIOBase):
         """
         if size < 0:
             return self.readall()
-        data = os.read(self.text.fileno(), size)
-        if not data and size:
-            self._look_at_report()
+        if not self.rest:
+            block = bytearray(BLOCK)
+            self.rest = bytes(memoryview(block)[: self.fill(memoryview(block))])
+        data, self.rest = self.rest[:size], self.rest[size:]
         return data
+
+    def fill(self, view: memoryview) -> int:
+        """Copy the next slot into a buffer of `BLOCK` bytes; only the last slots of a file are not full.
+
+        Returns:
+            The number of bytes, 0 at the end of a file that is whole.
+
+        Raises:
+            CorruptRecordError: the file is cut short or damaged.
+            WorkerLostError: the process was killed.
+        """
+        told = self.sizes.read(SIZE.size)
+        if len(told) < SIZE.size:
+            self._look_at_report()
+            return 0
+        (count,) = SIZE.unpack(told)
+        begin = self.turn * BLOCK
+        view[:count] = memoryview(self.slots)[begin : begin + count]
+        self.turn = (self.turn + 1) % SLOTS
+        with contextlib.suppress(BrokenPipeError):  # it has ended: what it said is still to be read
+            os.write(self.free.fileno(), b".")
+        return int(count)
 
     def _look_at_report(self) -> None:
         if not self.found:
@@ -124,8 +162,10 @@ class ChildReader(io.RawIOBase):
         """End the process."""
         self.process.kill()
         self.process.wait()
-        self.text.close()
-        self.report.close()
+        for pipe in (self.free, self.sizes, self.report):
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+        self.slots.close()
 
 
 @contextlib.contextmanager
@@ -221,6 +261,40 @@ def line_blocks(path: Path, stream: BinaryIO) -> Iterator[bytes]:
         carry = fresh[cut:]
     if carry.strip():
         yield carry
+
+
+def line_views(path: Path, stream: BinaryIO) -> Iterator[bytes | memoryview]:
+    """`line_blocks`, each of which is valid until the next one: text of another process is not copied.
+
+    Args:
+        path: for messages.
+        stream: of text.
+
+    Raises:
+        CorruptRecordError: a line does not end.
+    """
+    if not isinstance(stream, ChildReader):
+        yield from line_blocks(path, stream)
+        return
+    buffer, kept, first = bytearray(2 * BLOCK), 0, True
+    while count := stream.fill(memoryview(buffer)[kept : kept + BLOCK]):
+        end = kept + count
+        begin = len(_UTF8_BOM) if first and buffer.startswith(_UTF8_BOM) else 0
+        first = False
+        cut = buffer.rfind(b"\n", kept, end) + 1
+        if cut > begin:
+            yield memoryview(buffer)[begin:cut]
+        else:
+            cut = begin
+        kept = end - cut
+        if kept > LONGEST:
+            raise CorruptRecordError(path, "a line", f"no line end in {kept >> 20} MiB; is this a text log?")
+        if kept + BLOCK > len(buffer):  # views of the old buffer may live on
+            buffer = buffer[cut:end] + bytearray(max(BLOCK, 2 * kept))
+        else:
+            buffer[:kept] = buffer[cut:end]
+    if buffer[:kept].strip():
+        yield memoryview(buffer)[:kept]
 
 
 def _blocks(stream: BinaryIO) -> Iterator[bytes]:
