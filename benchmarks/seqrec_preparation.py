@@ -3,10 +3,11 @@
     python -m benchmarks.seqrec_preparation --events 1000000 5000000 --workers 2
 
 The file is generated from a seed, in the layout of 2014: reviewerID, asin, reviewerName, helpful, reviewText of 300 to
-500 characters, overall, summary, unixReviewTime (whole days), reviewTime. Each user has five events on average, each
-item 25, both with long tails; words follow a power law, so that gzip finds about what it finds in English. Heptad runs
-in a fresh process whose children are counted. Memory is the largest sum over the process tree, sampled every 20 ms:
-proportional set size where the system tells it. The first two lines unpack and parse the same file in one process and
+500 characters, overall, summary, unixReviewTime (whole days), reviewTime. At the smallest size each user has five events
+on average, each item 25, both with long tails; larger files are by the same users and items. Words follow a power law,
+so that gzip finds about what it finds in English. Heptad runs in a fresh process whose children are counted. Memory is
+that of one more run, the largest sum over the process tree, sampled every 20 ms: proportional set size where the system
+tells it. The first two lines unpack and parse the same file in one process and
 do nothing else; they are the floor.
 """
 
@@ -21,7 +22,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -63,14 +64,14 @@ with igzip.open(sys.argv[1]) as stream:
 Words = npt.NDArray[np.object_]
 
 
-def generate(path: Path, events: int, seed: int) -> int:
-    """Write a file of reviews; the number of bytes before packing."""
+def generate(path: Path, events: int, population: int, seed: int) -> int:
+    """Write a file of reviews by the users and items of `population` reviews; the number of bytes before packing."""
     generator = np.random.default_rng(seed)
     words = _words(generator)
     written = 0
     with gzip.open(path, "wb", compresslevel=6) as stream:
         for start in range(0, events, STEP):
-            block = _block(generator, words, min(STEP, events - start), events)
+            block = _block(generator, words, min(STEP, events - start), population)
             written += len(block)
             stream.write(block)
     return written
@@ -85,9 +86,9 @@ def _words(generator: np.random.Generator) -> Words:
     )
 
 
-def _block(generator: np.random.Generator, words: Words, count: int, events: int) -> bytes:
-    users = (events // 5 * generator.random(count) ** 1.5).astype(np.int64)
-    items = (events // 25 * generator.random(count) ** 3).astype(np.int64)
+def _block(generator: np.random.Generator, words: Words, count: int, population: int) -> bytes:
+    users = (population // 5 * generator.random(count) ** 1.5).astype(np.int64)
+    items = (population // 25 * generator.random(count) ** 3).astype(np.int64)
     stamps = BEGIN + DAY * generator.integers(0, 3500, size=count)
     lengths = generator.integers(300, 501, size=count)
     ranks = (N_WORDS ** generator.random(600_000) - 1).astype(np.int64)
@@ -117,9 +118,10 @@ def _mixed(number: int) -> int:
 
 def compare(options: argparse.Namespace, events: int, folder: Path) -> list[Result]:
     """Floor and preparation at one size."""
-    log = folder / f"reviews-{events}-{options.seed}.json.gz"
+    population = min(options.events)  # the same users and items at every size: memory is to depend on them alone
+    log = folder / f"reviews-{events}-of-{population}-{options.seed}.json.gz"
     if not log.exists():
-        size = generate(log, events, options.seed)
+        size = generate(log, events, population, options.seed)
         print(f"{events:,} reviews: {size / 1e6:,.0f} MB, packed {log.stat().st_size / 1e6:,.0f} MB", flush=True)
     results = [
         measure("unpack only", events, [sys.executable, "-c", UNPACK, str(log)], options.timeout),
@@ -127,14 +129,16 @@ def compare(options: argparse.Namespace, events: int, folder: Path) -> list[Resu
     ]
     script = folder / "ours.py"
     script.write_text(OURS)
-    for _ in range(options.repeats):
-        out = folder / "out"
-        command = [sys.executable, str(script), str(log), str(out), str(options.workers)]
-        result = measure("heptad prepare", events, command, options.timeout)
+    out = folder / "out"
+    command = [sys.executable, str(script), str(log), str(out), str(options.workers)]
+    runs = []
+    for repeat in range(options.repeats + 1):  # the last one is for the memory alone
+        last = repeat == options.repeats
+        runs.append(measure("heptad prepare", events, command, options.timeout, memory=last))
         if not (out / "dataset.json").exists():
             raise SystemExit(f"preparation failed: {subprocess.run(command, check=False).returncode}")
-        results.append(result)
         shutil.rmtree(out)
+    results += [replace(run, memory=runs[-1].memory) for run in runs[:-1]]
     return results
 
 
