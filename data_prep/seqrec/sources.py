@@ -76,6 +76,9 @@ def find_sources(dataset: str, raw: tuple[Path, ...], asked: Asked, unit: str, *
         raise ConfigError(f"data set {dataset!r} is unknown; choose {', '.join(DATASETS)} or {GENERIC}")
     if known is None and not (asked.user and asked.item):
         raise ConfigError("data set generic: name the columns with --user and --item, and --time if there is one")
+    named = [name for name in (asked.user, asked.item, asked.time) if name]
+    if len(set(named)) < len(named):
+        raise ConfigError(f"columns {', '.join(named)}: one cannot be two of --user, --item and --time; correct them")
     if known is not None and dataset != "recbole" and asked != Asked():
         raise ConfigError(f"--user, --item, --time and --rating go with generic and recbole; {dataset} has its own")
     if unit not in ("auto", *UNITS):
