@@ -194,11 +194,6 @@ def _prepare(run: Run, request: Request) -> dict[str, Any]:
             f"{request.sources[0].path}: no user has two training events, nothing can be learned from "
             f"{written.entry['n_events']:,} events; check the columns, the split and its thresholds"
         )
-    if rule.kind == "leave-one-out" and not written.entry["splits"]["test"]["rows"]:
-        raise PrepError(
-            f"{request.sources[0].path}: no user has three events, none can be validated and tested on; check the "
-            "columns and duplicates, or give more data"
-        )
     manifest = {
         "domain": "seqrec",
         "name": request.dataset,

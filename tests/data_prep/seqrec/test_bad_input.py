@@ -292,12 +292,6 @@ def test_empty_after_k_core_says_what_to_lower(tmp_path: Path) -> None:
     )
 
 
-def test_users_with_two_events_alone_leave_nothing_to_test_on(tmp_path: Path) -> None:
-    rows = [(f"u{i}", f"i{(i + j) % 5}", 1_400_000_000 + j) for i in range(9) for j in range(2)]
-    log = write_csv(tmp_path / "log.csv", rows, pad=False)
-    refuse(PrepError, "no user has three events", "generic", log, tmp_path / "out", **COLUMNS, core=0)
-
-
 @pytest.mark.parametrize("columns", [{"user": "user", "item": "user"}, {**COLUMNS, "time": "item"}])
 def test_one_column_cannot_be_two_things(tmp_path: Path, columns: dict[str, str]) -> None:
     log = write_csv(tmp_path / "log.csv", GOOD)
