@@ -18,9 +18,9 @@ from domains.common.intervals import Estimate
 
 
 def write_test_report(
-    domain: Domain, directory: Path, table: PredictionTable, data: LightningDataModule, settings: str
+    domain: Domain, directory: Path, table: PredictionTable, data: LightningDataModule, settings: str, protocol: str
 ) -> Path:
-    """Write report.html of a test: metrics, tables, pictures, data card, configuration."""
+    """Write report.html of a test: metrics and how they were measured, tables, pictures, data card, configuration."""
     pictures: Sequence[Picture] = load(domain.figures)(table.frame, table.metrics) if domain.figures else []
     tables = load(domain.tables)(table.frame, table.metrics) if domain.tables else {}
     card = getattr(data, "card", {})
@@ -32,6 +32,7 @@ def write_test_report(
         pictures=pictures,
         card=card,
         settings=settings,
+        protocol=protocol,
     )
     for name, estimate in table.metrics.items():
         print(f"{name:20} {estimate.value:.5f}  [{estimate.low:.5f}, {estimate.high:.5f}]")
@@ -48,6 +49,7 @@ def write_report(
     pictures: Sequence[Picture] = (),
     card: Mapping[str, Any] | None = None,
     settings: str = "",
+    protocol: str = "",
 ) -> Path:
     """Write one HTML file.
 
@@ -59,6 +61,7 @@ def write_report(
         pictures: drawn in order.
         card: `dataset.json` of the data.
         settings: configuration of the run, YAML.
+        protocol: how the metrics were measured.
 
     Returns:
         The path.
@@ -71,6 +74,7 @@ def write_report(
         pictures=[{"title": p.title, "caption": p.caption, "data": _embed(p)} for p in pictures],
         card=_data_rows(card) if card else [],
         settings=settings,
+        protocol=protocol,
     )
     write_whole(path, html.encode())
     return path
@@ -82,7 +86,8 @@ def _data_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
     ratios = " : ".join(f"{ratio:g}" for ratio in rule.get("ratios") or ())
     rows = [("name", str(card.get("name"))), ("licence", str(card.get("licence")))]
     rows += [(split, f"{entry['rows']:,} rows") for split, entry in card.get("splits", {}).items()]
-    rows.append(("split by", f"{rule.get('kind', 'unknown')} {ratios}, seed {rule.get('seed', 'none')}"))
+    seed = "" if rule.get("seed") is None else f", seed {rule['seed']}"
+    rows.append(("split by", f"{rule.get('kind', 'unknown')} {ratios}".strip() + seed))
     if group:
         both = group.get("groups_on_two_sides")
         apart = "each on one side only" if group.get("kept_apart") else f"{both or 'some'} are on several sides"

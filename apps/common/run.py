@@ -159,8 +159,9 @@ class HeptadCLI(LightningCLI):
     @rank_zero_only  # processes that DDP launches parse the same words; they find what the first one encoded
     def _encode(self, config: Any) -> None:
         encoded = self.run_directory / "encoded"
-        # made anew each time: another log may have the same name
+        # made anew each time: another log may have the same name, and its predictions must not be taken for this one's
         shutil.rmtree(encoded, ignore_errors=True)
+        (self.run_directory / "predictions.parquet").unlink(missing_ok=True)
         raw = [Path(path) for path in config.raw]
         options = {"max_rejects": config.max_rejects, "workers": config.workers}
         load(self.domain.apply)(Path(config.data.root), raw, encoded, **options)
@@ -231,7 +232,9 @@ class HeptadCLI(LightningCLI):
     def after_test(self) -> None:
         """Write the report."""
         if self.trainer.is_global_zero and self.table.frame is not None:
-            write_test_report(self.domain, self.run_directory, self.table, self.datamodule, self._settings())
+            protocol = self.model.protocol(self.datamodule)
+            settings = self._settings()
+            write_test_report(self.domain, self.run_directory, self.table, self.datamodule, settings, protocol)
 
     def after_predict(self) -> None:
         """Say where the predictions are."""

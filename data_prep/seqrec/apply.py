@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,9 @@ def _encode(
             f"{sources[0].path}: none of its {n_items:,} items is known to the preparation; "
             "check the column of items, and that both logs name items alike"
         )
+    lost = log.bounds[-1] - left.info["users"]
+    if lost:
+        sys.stderr.write(f"{lost:,} users have no item that the preparation knows: they get no row\n")
     written = write_log(run, log, left.folder, SplitRule(PREDICT))
     described = {
         "domain": "seqrec",
@@ -113,7 +117,7 @@ def _encode(
             **log.counts,
             "unknown_items": left.info["unknown_items"],
             "events_of_unknown_items": before - left.info["events"],
-            "users_without_known_items": log.bounds[-1] - left.info["users"],
+            "users_without_known_items": lost,
             **written.counts,
         },
         "cold_targets": {},

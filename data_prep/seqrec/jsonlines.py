@@ -72,8 +72,8 @@ class _Columns:
             if not self.layout.textual and times and not -_HUGE < min(times) <= max(times) < _HUGE:
                 return False
             self.times += times
-        self.users += [row.user for row in rows]
-        self.items += [row.item for row in rows]
+        self.users += _texts([row.user for row in rows])
+        self.items += _texts([row.item for row in rows])
         if self.layout.rating:
             self.ratings += [row.rating for row in rows]
         return True
@@ -90,6 +90,11 @@ class _Columns:
         return block
 
 
+def _texts(values: list[Any]) -> list[str]:
+    """Ids as text; some logs write them as numbers."""
+    return values if set(map(type, values)) <= {str} else list(map(str, values))
+
+
 def parse_line(line: bytes) -> dict[str, Any] | None:
     """The object on one line, JSON or Python; None when it is neither."""
     try:
@@ -100,7 +105,7 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
 
 
 def _decoder(layout: Layout) -> msgspec.json.Decoder[Any]:
-    kinds = {"user": str, "item": str, "time": str if layout.textual else int, "rating": float}
+    kinds = {"user": str | int, "item": str | int, "time": str if layout.textual else int, "rating": float}
     names = _columns(layout)
     fields = [(role, kinds[role], msgspec.field(name=name)) for role, name in names.items()]
     # gc=False: these objects refer to nothing that could refer to them.

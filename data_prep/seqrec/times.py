@@ -66,18 +66,19 @@ def to_micros(column: pl.Series, unit: str, *, exact: bool) -> tuple[pl.Series, 
         small = (numbers.cast(pl.Float64).abs() < _SMALLEST[unit]).fill_null(False)
         problems.append((small, f"has not the magnitude of {_NAMES[unit]}, in which the file begins (mixed units?)"))
     outside = ((found < EARLIEST) | (found >= LATEST)).fill_null(False)
-    problems.append((outside, f"is outside the years 1800 to 2200 (the file begins in {_NAMES[unit]}; mixed units?)"))
+    why = f"read as {_NAMES[unit]}" if exact else f"the file begins in {_NAMES[unit]}; mixed units?"
+    problems.append((outside, f"is outside the years 1800 to 2200 ({why})"))
     reasons = _reasons(column, problems)
     return (found if reasons is None else found.set(reasons.is_not_null(), None)), reasons
 
 
 def _reasons(column: pl.Series, problems: list[tuple[pl.Series, str]]) -> pl.Series | None:
-    """`time X is ...` by the first mask that is set, `time is missing` where X is empty; None when no mask is."""
+    """`time is ...` by the first mask that is set, `time is missing` where there is none; None when no mask is."""
     if not any(where.any() for where, _ in problems):
         return None
     shown = column.cast(pl.String, strict=False).fill_null("").str.slice(0, 40)
     frame = pl.DataFrame({"shown": shown, **{text: where for where, text in problems}})
-    told = [pl.when(text).then(pl.format("time {} " + text, "shown")) for _, text in problems]
+    told = [pl.when(text).then(pl.lit(f"time {text}")) for _, text in problems]
     missing = pl.when(pl.any_horizontal([text for _, text in problems]) & (pl.col("shown") == ""))
     return frame.select(pl.coalesce(missing.then(pl.lit("time is missing")), *told).alias("reason"))["reason"]
 

@@ -55,6 +55,11 @@ class HeptadModule(LightningModule, ABC):
         """Tables that `predict` writes beside its predictions: name -> table; by default none."""
         return {}
 
+    def protocol(self, data: Any) -> str:
+        """Say in a sentence or two how the metrics are measured, for the report; by default nothing."""
+        del data
+        return ""
+
     def setup(self, stage: str) -> None:
         """Divide sharded tables among the processes, which exist only now.
 

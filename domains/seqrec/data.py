@@ -154,8 +154,8 @@ class SequenceData(HeptadData):
         predict_root: str | None = None,
     ) -> None:
         super().__init__(root, batch_size, seed, pool_rows, drop_last=drop_last)
-        if max_len < 1 or span < 1:
-            raise ConfigError(f"data.max_len is {max_len} and data.span {span}; both count from 1")
+        if max_len < 2 or span < 1:  # of one event none is left to predict
+            raise ConfigError(f"data.max_len is {max_len} and data.span {span}; at least 2 and 1 are needed")
         self.card = read_card(self.root, self.domain)
         self.n_items = int(self.card["n_items"])
         self.max_len, self.span, self.mask_seen = max_len, span, mask_seen

@@ -71,7 +71,7 @@ def _strata(table: pl.DataFrame, title: str, label: str) -> Picture:
     panel.set_xticks(range(len(value)), names, fontsize=9)
     panel.set_xlabel(f"{label}; below, the number of targets")
     panel.set_ylabel("NDCG@10")
-    return Picture(title, "Bars are 95 % intervals over users.", figure)
+    return Picture(title, "Lines are 95 % intervals over users.", figure)
 
 
 def _ranks(predictions: pl.DataFrame) -> Picture:

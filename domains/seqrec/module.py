@@ -72,7 +72,19 @@ class MQSATEDModule(SequenceModule):
         seed: int = 0,
         table_placement: Placement = "replicated",
     ) -> None:
-        training = Training(distillation, tau, teacher, loss, negatives, sampling, calibration, l2, lr, schedule, adam)
+        training = Training(
+            distillation=distillation,
+            tau=tau,
+            teacher=teacher,
+            loss=loss,
+            negatives=negatives,
+            sampling=sampling,
+            calibration=calibration,
+            l2=l2,
+            lr=lr,
+            schedule=schedule,
+            adam=adam,
+        )
         super().__init__(training, ties, top, search, vectors, seed, table_placement)
         self.save_hyperparameters()
         self.net = MQSATED(
@@ -143,7 +155,17 @@ class SASRecModule(SequenceModule):
         table_placement: Placement = "replicated",
     ) -> None:
         training = Training(
-            distillation, tau, "row_max", loss, negatives, sampling, calibration, l2, lr, schedule, adam
+            distillation=distillation,
+            tau=tau,
+            teacher="row_max",
+            loss=loss,
+            negatives=negatives,
+            sampling=sampling,
+            calibration=calibration,
+            l2=l2,
+            lr=lr,
+            schedule=schedule,
+            adam=adam,
         )
         super().__init__(training, ties, top, search, vectors, seed, table_placement)
         self.save_hyperparameters()
@@ -201,7 +223,17 @@ class TransitionModule(SequenceModule):
         table_placement: Placement = "replicated",
     ) -> None:
         training = Training(
-            distillation, tau, "row_max", loss, negatives, sampling, calibration, l2, lr, schedule, adam
+            distillation=distillation,
+            tau=tau,
+            teacher="row_max",
+            loss=loss,
+            negatives=negatives,
+            sampling=sampling,
+            calibration=calibration,
+            l2=l2,
+            lr=lr,
+            schedule=schedule,
+            adam=adam,
         )
         super().__init__(training, ties, top, search, vectors, seed, table_placement)
         self.save_hyperparameters()

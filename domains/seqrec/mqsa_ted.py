@@ -40,8 +40,8 @@ class SequenceNetwork(nn.Module, ABC):
         self, n_items: int, dim: int, max_len: int, dropout: float, *, sparse: bool, placement: Placement
     ) -> None:
         super().__init__()
-        if n_items < 1 or max_len < 1:
-            raise ConfigError(f"n_items is {n_items} and max_len {max_len}; both count from 1")
+        if n_items < 1 or max_len < 1 or dim < 1:
+            raise ConfigError(f"n_items is {n_items}, max_len {max_len} and model.dim {dim}; they count from 1")
         if not 0.0 <= dropout < 1.0:
             raise ConfigError(f"model.dropout is {dropout}; it must lie in [0, 1)")
         self.n_items, self.dim, self.max_len, self.dropout = n_items, dim, max_len, dropout
@@ -107,6 +107,8 @@ class AttentiveNetwork(SequenceNetwork):
         placement: Placement,
     ) -> None:
         super().__init__(n_items, dim, max_len, dropout, sparse=sparse, placement=placement)
+        if heads < 1 or depth < 1:
+            raise ConfigError(f"model.heads is {heads} and model.depth {depth}; both count from 1")
         if dim % heads:
             raise ConfigError(f"model.heads {heads} does not divide model.dim {dim}")
         self.positions = nn.Parameter(torch.empty(max_len, dim).normal_(std=0.01))

@@ -76,7 +76,7 @@ def gbce_loss(
     """Summed generalised binary cross entropy (Petrov and Macdonald, RecSys 2023, arXiv 2308.07192, eq. 8, 9).
 
     `-beta log sigma(s+) - sum_k log(1 - sigma(s-))` over k negatives, `beta = a (t (1 - 1/a) + 1/a)` with sampling rate
-    `a = k / (V - 1)`, divided by k + 1.
+    `a = k / (V - 1)`, divided by k + 1. Items that were drawn more than once weigh as often, k counts distinct ones.
 
     Args:
         users: user vectors.

@@ -60,11 +60,17 @@ class Training:
     adam: AdamForm
 
     def __post_init__(self) -> None:
-        wrong = {"lr": self.lr <= 0, "tau": self.tau <= 0, "distillation": self.distillation < 0, "l2": self.l2 < 0}
-        wrong |= {"negatives": self.negatives < 1, "calibration": not 0 <= self.calibration <= 1}
-        for name, is_wrong in wrong.items():
-            if is_wrong:
-                raise ConfigError(f"model.{name} is {getattr(self, name)}: out of range")
+        ranges = {
+            "lr": ("above 0", self.lr > 0),
+            "tau": ("above 0", self.tau > 0),
+            "distillation": ("at least 0", self.distillation >= 0),
+            "l2": ("at least 0", self.l2 >= 0),
+            "negatives": ("at least 1", self.negatives >= 1),
+            "calibration": ("between 0 and 1", 0 <= self.calibration <= 1),
+        }
+        for name, (wanted, holds) in ranges.items():
+            if not holds:
+                raise ConfigError(f"model.{name} is {getattr(self, name)}; it must be {wanted}")
         if self.loss == "gbce" and self.sampling != "uniform":
             raise ConfigError("gbce is defined for uniform negatives; set model.sampling to uniform")
 
@@ -225,6 +231,19 @@ class SequenceModule(HeptadModule):
     def evaluate(self, predictions: pl.DataFrame, *, replicates: int, seed: int) -> dict[str, Estimate]:
         """See `evaluate_rankings`."""
         return evaluate_rankings(predictions, self.net.n_items, replicates=replicates, seed=seed)
+
+    def protocol(self, data: Any) -> str:
+        """What the numbers depend on besides the model."""
+        left_out = {
+            "recent": f"the user's latest {data.max_len} training events and what came after them",
+            "all": "every earlier item of the user",
+            "none": "nothing",
+        }[data.mask_seen]
+        ties = {"mean": "half", "optimistic": "nothing"}[self.ties]
+        return (
+            f"Full ranking of {self.net.n_items:,} items, none is sampled. The input is the latest {data.max_len} "
+            f"events before the target. Left out of the ranking: {left_out}. Items of equal score count {ties}."
+        )
 
     def example_inputs(self, rows: int = 2, length: int = 3) -> tuple[Tensor, ...]:
         """Random left-padded sequences of the full length, whatever `length`; the last column is never padding."""

@@ -8,10 +8,20 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from domains.common.attention import LQueryBlock
+from domains.common.errors import ConfigError
 from domains.common.files import fill_views
 from domains.seqrec.mqsa_ted import MQSATED
 
 BRANCHES = ("short", "long")
+# our argument -> the official program's option and its default
+_OPTIONS = {
+    "n_items": ("num_item", 0),
+    "dim": ("num_factor", 64),
+    "max_len": ("max_len", 50),
+    "depth": ("num_block", 1),
+    "heads": ("num_head", 1),
+    "window": ("L", 3),
+}
 
 
 def from_official(
@@ -29,19 +39,17 @@ def from_official(
 
     Raises:
         CheckpointMismatchError: a variable is missing, unknown, or of another shape.
+        ConfigError: an option is missing or no number.
     """
-    alpha = float(config.get("alpha", 0.5))
-    net = MQSATED(
-        int(config["num_item"]),
-        dim=int(config.get("num_factor", 64)),
-        max_len=int(config.get("max_len", 50)),
-        depth=int(config.get("num_block", 1)),
-        heads=int(config.get("num_head", 1)),
-        window=int(config.get("L", 3)),
-        alpha=alpha,
-        dropout=float(config.get("dropout_rate", 0.0)),
-    )
-    roles = roles or official_roles(int(config.get("num_block", 1)))
+    if "num_item" not in config:
+        raise ConfigError('the options lack "num_item", the number of items; give the options of the official program')
+    try:
+        sizes = {ours: int(config.get(name, default)) for ours, (name, default) in _OPTIONS.items()}
+        alpha, dropout = float(config.get("alpha", 0.5)), float(config.get("dropout_rate", 0.0))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"an option of the official program is no number: {error}; correct it") from None
+    net = MQSATED(alpha=alpha, dropout=dropout, **cast(Any, sizes))
+    roles = roles or official_roles(sizes["depth"])
     unused = {name for name, role in roles.items() if alpha in (0.0, 1.0) and role.startswith(_unused(alpha))}
     fill_views(
         _views(net, roles), {name: tensor for name, tensor in weights.items() if name not in unused}, "official weights"

@@ -61,7 +61,7 @@ REVIEW = '{"reviewerID": "A1", "asin": "B1", "overall": 5.0, "unixReviewTime": 1
         (REVIEW.replace('"B1"', "true"), "asin", "is no text"),
         (REVIEW.replace("1400000000", "null"), "unixReviewTime", "time is missing"),
         (REVIEW.replace("1400000000", '""'), "unixReviewTime", "time is missing"),
-        (REVIEW.replace("1400000000", '"soon"'), "unixReviewTime", "time soon is neither"),
+        (REVIEW.replace("1400000000", '"soon"'), "unixReviewTime", "time is neither"),
         (REVIEW.replace("1400000000", "1" + "0" * 30), "unixReviewTime", "outside the years 1800 to 2200"),
         (REVIEW.replace("1400000000", "9" * 5000), "", "neither a JSON object nor"),
         (REVIEW.replace("1400000000", "1400000000000"), "unixReviewTime", "outside the years 1800 to 2200"),

@@ -105,4 +105,4 @@ def test_damaged_directories_are_named(tmp_path):
     with pytest.raises(PreparedDataError, match="no split 'train'"):
         SequenceData(str(root)).loader("train")
     with pytest.raises(ConfigError, match="max_len"):
-        SequenceData(str(root), max_len=0)
+        SequenceData(str(root), max_len=1)

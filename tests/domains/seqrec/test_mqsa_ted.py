@@ -119,8 +119,17 @@ def test_combination_is_that_of_equation_8():
 
 
 def test_arguments_out_of_range():
-    for wrong in ({"alpha": 1.5}, {"window": 0}, {"heads": 3}, {"max_len": 0}, {"dropout": 1.0}):
-        with pytest.raises(ConfigError, match=r"alpha|window|heads|max_len|dropout"):
+    ranges = {
+        "alpha": [1.5],
+        "window": [0],
+        "heads": [3, 0],
+        "max_len": [0],
+        "dropout": [1.0],
+        "dim": [0],
+        "depth": [0],
+    }
+    for wrong in ({name: value} for name, values in ranges.items() for value in values):
+        with pytest.raises(ConfigError, match=r"alpha|window|heads|max_len|dropout|dim|depth"):
             network(**wrong)
     with pytest.raises(ConfigError, match="keep the latest"):
         network()(torch.zeros(1, T + 1, dtype=torch.long))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from domains.common.errors import CheckpointMismatchError
+from domains.common.errors import CheckpointMismatchError, ConfigError
 from domains.seqrec.mqsa_ted import MQSATED
 from domains.seqrec.weights import from_official, import_official, official_roles, to_official
 
@@ -44,3 +44,9 @@ def test_weights_that_do_not_fit_are_named():
     ):
         with pytest.raises(CheckpointMismatchError, match=r"dense_(3|99)/bias"):
             from_official(wrong, config)
+
+
+@pytest.mark.parametrize("options", [{"num_factor": 16}, {"num_item": 30, "L": "x"}, {"num_item": 30, "alpha": None}])
+def test_options_that_lack_or_are_no_numbers(options):
+    with pytest.raises(ConfigError, match=r"num_item|no number"):
+        from_official({}, options)
