@@ -5,9 +5,9 @@
 The file is generated from a seed, in the layout of 2014: reviewerID, asin, reviewerName, helpful, reviewText of 300 to
 500 characters, overall, summary, unixReviewTime (whole days), reviewTime. At the smallest size each user has five
 events on average, each item 25, both with long tails; larger files are by the same users and items. Words follow a
-power law, so that gzip finds about what it finds in English. Heptad runs in a fresh process whose children are counted. Memory is
-that of one more run, the largest sum over the process tree, sampled every 20 ms: proportional set size where the system
-tells it. The first two lines unpack and parse the same file in one process and
+power law, so that gzip finds about what it finds in English. Heptad runs in a fresh process whose children are counted.
+Memory is that of one more run, the largest sum over the process tree, sampled every 20 ms: proportional set size where
+the system tells it. The first two lines unpack and parse the same file in one process and
 do nothing else; they are the floor.
 """
 
