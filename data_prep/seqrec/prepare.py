@@ -194,6 +194,9 @@ def _prepare(run: Run, request: Request) -> dict[str, Any]:
             f"{request.sources[0].path}: no user has two training events, nothing can be learned from "
             f"{written.entry['n_events']:,} events; check the columns, the split and its thresholds"
         )
+    for name, entry in written.entry["splits"].items():
+        if not entry["rows"]:
+            sys.stderr.write(f"split {name} is empty: no user has a target there; choose another split or thresholds\n")
     manifest = {
         "domain": "seqrec",
         "name": request.dataset,
