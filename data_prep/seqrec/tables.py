@@ -47,13 +47,30 @@ def read_parquet(path: Path, layout: Layout) -> Iterator[Block]:
                 for name in table.columns:
                     if table[name].dtype.is_nested():
                         raise ConfigError(f"{path}: column {name!r} holds {table[name].dtype}; give a column of values")
-                texts = [pl.col(roles[role]).cast(pl.String).alias(role) for role in ("user", "item")]
+                texts = [_ids(table[roles[role]]).alias(role) for role in ("user", "item")]
                 others = [pl.col(roles[role]).alias(role) for role in roles if role not in ("user", "item")]
                 yield Block(table.select(*texts, *others), [], table.height, first)
                 first += table.height
     except (pa.ArrowException, OSError, pl.exceptions.PolarsError) as error:
         where = f"row {first} or later"
         raise CorruptRecordError(path, where, f"damaged Parquet ({error}); write the file again") from error
+
+
+def _ids(column: pl.Series) -> pl.Series:
+    """Ids as text. Whole numbers stay whole where missing values have made them floats; what is no text is missing."""
+    if column.dtype == pl.Binary:
+        return pl.Series(column.name, [_text(value) for value in column], dtype=pl.String)
+    if not column.dtype.is_float():
+        return column.cast(pl.String)
+    whole = column.cast(pl.Int64, strict=False)
+    return whole.cast(pl.String).zip_with((whole == column).fill_null(True), column.cast(pl.String))
+
+
+def _text(value: bytes | None) -> str | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def read_lines(path: Path, stream: BinaryIO) -> Iterator[Block]:

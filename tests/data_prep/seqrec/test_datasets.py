@@ -284,6 +284,23 @@ def test_generic_json_lines_with_ids_that_are_numbers(tmp_path: Path) -> None:
     assert histories(tmp_path / "out") == {"1": ["8", "9", "7", "0"]}
 
 
+def test_parquet_ids_that_missing_values_have_made_floats(tmp_path: Path) -> None:
+    path = tmp_path / "log.parquet"
+    ids = {"u": [1.0, 1.0, 1.0, None, 1.0, 1.0], "i": [7.0, 8.0, 2.5, 9.0, float("nan"), 0.0]}
+    pl.DataFrame({**ids, "t": [1, 2, 3, 4, 5, 6]}).write_parquet(path)
+    run("generic", path, tmp_path / "out", user="u", item="i", time="t", time_unit="s", core=0, max_rejects=1)
+    assert histories(tmp_path / "out") == {"1": ["7", "8", "2.5", "0"]}
+    assert sorted(item["reason"] for item in rejects(tmp_path / "out")) == ["item is missing", "user is missing"]
+
+
+def test_parquet_bytes_that_are_no_text_are_rejected(tmp_path: Path) -> None:
+    path = tmp_path / "log.parquet"
+    pl.DataFrame({"u": [b"a", b"a", b"a\xff"], "i": [b"x", b"y", b"z"]}).write_parquet(path)
+    run("generic", path, tmp_path / "out", user="u", item="i", core=0, max_rejects=1)
+    assert histories(tmp_path / "out") == {"a": ["x", "y"]}
+    assert [item["reason"] for item in rejects(tmp_path / "out")] == ["user is missing"]
+
+
 @pytest.mark.shared
 def test_beauty_is_the_published_data(tmp_path: Path, shared: Path) -> None:
     log = shared / "seqrec/amazon_beauty.parquet"
