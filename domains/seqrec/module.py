@@ -22,7 +22,7 @@ class MQSATEDModule(SequenceModule):
         depth: blocks of each branch.
         heads: attention heads.
         window: the number L of latest items in a long query.
-        alpha: weight of the short branch; 1 leaves the long one out.
+        alpha: weight of the short branch, the long one has the rest; for the short one alone see SASRec.
         dropout: of embeddings, attention weights, feed-forward layers and distilled items.
         distillation: weight lambda of the distillation loss; 0: none.
         tau: temperature of teacher and student.

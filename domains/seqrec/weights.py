@@ -50,10 +50,7 @@ def from_official(
         raise ConfigError(f"an option of the official program is no number: {error}; correct it") from None
     net = MQSATED(alpha=alpha, dropout=dropout, **cast(Any, sizes))
     roles = roles or official_roles(sizes["depth"])
-    unused = {name for name, role in roles.items() if alpha in (0.0, 1.0) and role.startswith(_unused(alpha))}
-    fill_views(
-        _views(net, roles), {name: tensor for name, tensor in weights.items() if name not in unused}, "official weights"
-    )
+    fill_views(_views(net, roles), weights, "official weights")
     return net
 
 
@@ -86,16 +83,9 @@ def official_roles(depth: int) -> dict[str, str]:
     return roles
 
 
-def _unused(alpha: float) -> str:
-    return "long." if alpha else "short."
-
-
 def _views(net: MQSATED, roles: Mapping[str, str]) -> dict[str, Tensor]:
-    names = [
-        b for b, weight in zip(BRANCHES, (net.arguments["alpha"], 1 - net.arguments["alpha"]), strict=True) if weight
-    ]
     by_role: dict[str, Tensor] = {}
-    for branch, blocks, last in zip(names, net.attention.branches, net.attention.norms, strict=True):
+    for branch, blocks, last in zip(BRANCHES, net.attention.branches, net.attention.norms, strict=True):
         for i, module in enumerate(cast(nn.ModuleList, blocks)):
             block, prefix = cast(LQueryBlock, module), f"{branch}.block.{i}"
             key, value = block.attention.key_value.weight.data.chunk(2)

@@ -23,7 +23,7 @@ def replay(metadata: dict[str, str], given: dict[str, Tensor], wanted: list[str]
     config, roles = json.loads(metadata["config"]), json.loads(metadata.get("roles", "null"))
     weights = {name.removeprefix("weight/"): tensor for name, tensor in given.items() if name.startswith("weight/")}
     net = from_official(weights, config, roles).eval()
-    names = [name for name, weight in (("short", config["alpha"]), ("long", 1 - config["alpha"])) if weight]
+    names = ("short", "long")
     result: dict[str, Tensor] = {}
     inputs = given["input/train_input_seq"].long()
     result |= {f"output/train_repr_{name}": part for name, part in zip(names, net.branches(inputs), strict=True)}

@@ -147,7 +147,7 @@ class MultiQueryAttention(nn.Module):
     """Branches of L-query blocks over the same sequence, combined with fixed weights (section 4.1, eq. 8).
 
     `R = sum_b weight_b LN(branch_b(x))`; the paper's two are L = 1, for what the user does now, and a longer window,
-    for what they have been doing, with weights alpha and 1 - alpha. A branch of weight 0 is not built.
+    for what they have been doing, with weights alpha and 1 - alpha.
 
     Args:
         dim: width D.
@@ -160,6 +160,9 @@ class MultiQueryAttention(nn.Module):
 
     Shape:
         x (B, T, D), zero where not real; keep (B, T) bool; segment (B, T) int or None -> (B, T, D).
+
+    Raises:
+        ValueError: not as many weights as windows.
     """
 
     def __init__(
@@ -174,15 +177,16 @@ class MultiQueryAttention(nn.Module):
         norm_eps: float = NORM_EPS,
     ) -> None:
         super().__init__()
-        kept = [(window, weight) for window, weight in zip(windows, weights, strict=True) if weight]
-        self.windows, self.weights = [window for window, _ in kept], [weight for _, weight in kept]
+        if len(windows) != len(weights):
+            raise ValueError(f"{len(windows)} windows and {len(weights)} weights; each branch needs one of both")
+        self.windows, self.weights = list(windows), list(weights)
         self.branches = nn.ModuleList(
             nn.ModuleList(
                 LQueryBlock(dim, heads, window=window, dropout=dropout, norm_eps=norm_eps) for _ in range(depth)
             )
             for window in self.windows
         )
-        self.norms = nn.ModuleList(nn.LayerNorm(dim, eps=norm_eps) for _ in kept)
+        self.norms = nn.ModuleList(nn.LayerNorm(dim, eps=norm_eps) for _ in self.windows)
 
     def forward(self, x: Tensor, keep: Tensor, segment: Tensor | None = None) -> Tensor:
         """Combine the branches before anything else is computed of them: eq. 8 is linear."""
