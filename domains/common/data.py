@@ -51,14 +51,20 @@ class HeptadData(LightningDataModule, ABC):
         seed: seed of the order.
         pool_rows: rows gathered before they are permuted; two such pools are held in memory.
         drop_last: leave the incomplete last batch of an epoch out of training.
+        workers: threads that read and decode files ahead of the model; 0 where rows come ready from the store.
     """
 
     domain = ""
 
-    def __init__(self, root: str, batch_size: int, seed: int, pool_rows: int, *, drop_last: bool) -> None:
+    def __init__(
+        self, root: str, batch_size: int, seed: int, pool_rows: int, *, drop_last: bool, workers: int = 0
+    ) -> None:
         super().__init__()
         if batch_size < 1:
             raise ConfigError(f"data.batch_size is {batch_size}; it must be at least 1")
+        if workers < 0:
+            raise ConfigError(f"data.workers is {workers}; give 0 or more threads")
+        self.workers = workers
         self.root = Path(root)
         self.batch_size, self.seed, self.pool_rows, self.drop_last = batch_size, seed, pool_rows, drop_last
         self._resume: dict[str, Any] = {}
@@ -100,6 +106,7 @@ class HeptadData(LightningDataModule, ABC):
             rank=0 if trainer is None else trainer.global_rank,
             world=1 if trainer is None else trainer.world_size,
             skip=self._skip() if training else 0,
+            workers=self.workers,
         )
 
     def train_dataloader(self) -> BatchLoader:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]  # tensors, and lists of strings where rows have names
 
 
 class BlockStore(Protocol):
@@ -93,6 +94,7 @@ class BatchLoader:
         rank: this process.
         world: number of processes.
         skip: batches that the first pass leaves out (a resumed epoch).
+        workers: threads that run `collate` ahead of the model, where it reads and decodes files; 0 runs it in between.
 
     Every batch also has `global_size` (): the rows of the global batch it belongs to.
     """
@@ -110,8 +112,9 @@ class BatchLoader:
         rank: int = 0,
         world: int = 1,
         skip: int = 0,
+        workers: int = 0,
     ) -> None:
-        self.store, self.batch_size, self.collate = store, batch_size, collate
+        self.store, self.batch_size, self.collate, self.workers = store, batch_size, collate, workers
         self.seed, self.shuffle, self.pool_rows = seed, shuffle, pool_rows
         self.rank, self.world, self.skip = rank, world, skip
         self.epoch = 0
@@ -129,6 +132,27 @@ class BatchLoader:
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[Batch]:
+        if not self.workers:
+            yield from map(self._finish, self._gathered())
+            return
+        waiting: deque[Future[Batch]] = deque()
+        pool = ThreadPoolExecutor(self.workers)
+        try:
+            for batch in self._gathered():
+                waiting.append(pool.submit(self._finish, batch))
+                if len(waiting) > self.workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:  # whoever leaves an epoch early does not wait for what is read ahead
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _finish(self, batch: Batch) -> Batch:
+        size = batch.pop("global_size")
+        batch = self.collate(batch) if self.collate is not None else batch
+        return batch | {"global_size": size}
+
+    def _gathered(self) -> Iterator[Batch]:
         first, self.skip = self.skip, 0
         order = SeededOrder(self.store.sizes, self.seed, self.epoch, self.pool_rows, shuffle=self.shuffle)
         position, pieces = first * self.batch_size, []
@@ -144,7 +168,6 @@ class BatchLoader:
                 if position == end:
                     batch = _join(pieces)
                     pieces = []
-                    batch = self.collate(batch) if self.collate is not None else batch
                     yield batch | {"global_size": torch.tensor(end - begin)}
 
     def _pools(self, order: SeededOrder, position: int) -> Iterator[tuple[int, Batch, Tensor]]:

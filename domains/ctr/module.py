@@ -82,7 +82,7 @@ class ClickModule(HeptadModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """Loss of a batch; processes weigh by their share of the global batch."""
         loss = self.loss(batch)
-        share = len(batch["label"]) * self.trainer.world_size / batch["global_size"]
+        share: Tensor = len(batch["label"]) * self.trainer.world_size / batch["global_size"]
         if not len(batch["label"]):
             loss = torch.nan_to_num(loss)  # a process without a row of the last batch adds nothing
         loss = loss * share

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -112,3 +113,30 @@ def test_memory_is_two_pools_whatever_the_data():
     for taken in range(1, 20):
         next(batches)
         assert len(store.read) <= taken + 2
+
+
+@settings(max_examples=20, deadline=None)
+@given(LOADERS, st.integers(1, 4))
+def test_threads_change_nothing(options, workers):
+    def collate(batch):
+        return batch | {"twice": batch["row"] * 2, "name": [str(row) for row in batch["row"].tolist()]}
+
+    expected = list(make(options, collate=collate))
+    found = list(make(options, collate=collate, workers=workers))
+    assert [batch["row"].tolist() for batch in found] == [batch["row"].tolist() for batch in expected]
+    assert [batch["name"] for batch in found] == [batch["name"] for batch in expected]
+    assert all(torch.equal(batch["twice"], batch["row"] * 2) for batch in found)
+
+
+def test_an_error_in_a_thread_reaches_the_model_and_an_epoch_can_be_left_early():
+    def collate(batch):
+        if 8 in batch["row"]:
+            raise ValueError("row 8")
+        return batch
+
+    loader = BatchLoader(Numbers([20]), 2, collate=collate, workers=3)
+    seen = []
+    with pytest.raises(ValueError, match="row 8"):
+        seen.extend(batch["row"].tolist() for batch in loader)
+    assert seen == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert next(iter(loader))["row"].tolist() == [0, 1]
