@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from data_prep.common.lock import own
 from data_prep.common.mapping import Shard, Task
 from data_prep.common.rejects import Reject, collect_rejects, to_frame
 from data_prep.common.run import Settings, describe_source, find_finished, identify, open_run
+from tests.data_prep.helpers import tree
 
 PAYLOAD = ("tiles", "index.txt")
 QUIET = Settings("serial", progress=False)
@@ -57,11 +57,6 @@ def raw(tmp_path: Path) -> Path:
     for name, text in (("a", "abcde"), ("b", "kill"), ("c", "xyz")):
         (folder / f"{name}.txt").write_text(text)
     return folder
-
-
-def tree(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def test_trees_are_published_and_found_again(tmp_path: Path, raw: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 from data_prep.common.errors import ConfigError, CorruptRecordError, DatasetNotFoundError
 from data_prep.ctr.apply import apply
 from tests.data.ctr import make
-from tests.data_prep.ctr.helpers import rows, run, tree
+from tests.data_prep.ctr.helpers import rows, run
+from tests.data_prep.helpers import tree
 
 
 def score(preparation: Path, raw: Path | list[Path], out: Path, **options: Any) -> dict[str, Any]:

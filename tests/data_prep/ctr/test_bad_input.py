@@ -26,7 +26,8 @@ from data_prep.common.errors import (
 from data_prep.common.lock import own
 from data_prep.ctr.apply import apply
 from tests.data.ctr import make
-from tests.data_prep.ctr.helpers import decode, rows, run, tree
+from tests.data_prep.ctr.helpers import decode, rows, run
+from tests.data_prep.helpers import tree
 
 SCHEMA = """\
 fields:

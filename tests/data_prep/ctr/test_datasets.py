@@ -16,7 +16,8 @@ from data_prep.ctr.apply import apply
 from data_prep.ctr.digest import log_square
 from data_prep.ctr.reproduction import scale
 from tests.data.ctr import make
-from tests.data_prep.ctr.helpers import SHARED, decode, rows, run, tree
+from tests.data_prep.ctr.helpers import SHARED, decode, rows, run
+from tests.data_prep.helpers import tree
 
 
 def test_criteo(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 from data_prep.common.errors import ConfigError, LeakError
 from data_prep.ctr import chunks, groups
 from tests.data.ctr import make
-from tests.data_prep.ctr.helpers import rows, run, tree
+from tests.data_prep.ctr.helpers import rows, run
+from tests.data_prep.helpers import tree
 
 SCHEMA = """\
 fields:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,8 @@ from data_prep.common.errors import IncompleteError, MissingExtraError
 from data_prep.ctr import chunks
 from data_prep.ctr.prepare import prepare
 from tests.data.ctr import make
-from tests.data_prep.ctr.helpers import run, tree
+from tests.data_prep.ctr.helpers import run
+from tests.data_prep.helpers import kill_and_continue, tree
 
 SMALL = 20_000  # bytes per chunk, so that a small log has many
 
@@ -101,40 +100,14 @@ if __name__ == "__main__":
 """
 
 
-def kill_and_continue(folder: Path, log: Path, out: Path, executor: str, delays: list[float]) -> int:
-    """Start, kill after each delay, and let the last run end; returns how many runs were killed."""
-    script = folder / "worker.py"
-    script.write_text(WORKER)
-    command = [sys.executable, str(script), str(log), str(out), executor]
-    root = str(Path(__file__).resolve().parents[3])
-    environment = {**os.environ, "PYTHONPATH": root}
-    killed = 0
-    for delay in delays:
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-        begin = time.monotonic()
-        # Count from the moment the work begins, not from the start of the interpreter.
-        while (
-            process.poll() is None
-            and not (out / ".work" / "fingerprint.json").exists()
-            and time.monotonic() < begin + 20
-        ):
-            time.sleep(0.002)
-        time.sleep(delay)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            killed += 1
-        process.wait()
-    subprocess.run(command, env=environment, check=True, timeout=60)
-    return killed
-
-
-def test_killed_at_a_random_moment_then_continued(tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_in_the_middle_of_tasks_then_continued(
+    tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("data_prep.ctr.engine.plan_source", plan_in_small_chunks)
     monkeypatch.setattr(chunks, "CHUNK_BYTES", SMALL)
     run("criteo", log, tmp_path / "serial", min_count=2)
-    killed = kill_and_continue(tmp_path, log, tmp_path / "out", "serial", [0.02, 0.08])
-    assert killed >= 1
-    assert tree(tmp_path / "out") == tree(tmp_path / "serial")
+    out = tmp_path / "out"
+    assert kill_and_continue(tmp_path, WORKER, [log, out, "serial"], out, [1, 20]) == tree(tmp_path / "serial")
 
 
 @pytest.mark.slow
@@ -142,9 +115,8 @@ def test_killed_pool_at_many_moments(tmp_path: Path, log: Path, monkeypatch: pyt
     monkeypatch.setattr("data_prep.ctr.engine.plan_source", plan_in_small_chunks)
     monkeypatch.setattr(chunks, "CHUNK_BYTES", SMALL)
     run("criteo", log, tmp_path / "serial", min_count=2)
-    delays = [0.05, 0.3, 0.5, 0.7, 0.9, 1.1]
-    assert kill_and_continue(tmp_path, log, tmp_path / "out", "local", delays) >= 3
-    assert tree(tmp_path / "out") == tree(tmp_path / "serial")
+    out, finished = tmp_path / "out", [0, 1, 9, 20, 21, 35]
+    assert kill_and_continue(tmp_path, WORKER, [log, out, "local"], out, finished) == tree(tmp_path / "serial")
 
 
 @pytest.mark.usefixtures("small_chunks")

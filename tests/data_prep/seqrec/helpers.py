@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,6 @@ import polars as pl
 from data_prep.seqrec.prepare import prepare
 
 COLUMNS = {"user": "user", "item": "item", "time": "time"}
-
-
-def tree(folder: Path) -> dict[str, str]:
-    """Every file below a folder with its checksum."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def run(dataset: str, raw: Path | list[Path], out: Path, **options: Any) -> dict[str, Any]:

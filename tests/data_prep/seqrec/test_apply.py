@@ -14,7 +14,8 @@ from data_prep.common.manifest import read_manifest, write_manifest
 from data_prep.seqrec import events, group
 from data_prep.seqrec.apply import apply
 from tests.data.seqrec import make
-from tests.data_prep.seqrec.helpers import generic, histories, parts, rejects, rows, run, tree, write_csv
+from tests.data_prep.helpers import tree
+from tests.data_prep.seqrec.helpers import generic, histories, parts, rejects, rows, run, write_csv
 
 BASE = 1_400_000_000
 LOG = [(f"u{row % 3}", f"i{row % 7}", BASE + row) for row in range(30)]

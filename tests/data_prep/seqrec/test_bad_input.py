@@ -22,7 +22,8 @@ from data_prep.common.errors import (
 )
 from data_prep.seqrec import delimited, mqsa_ted, stream
 from tests.data.seqrec import make
-from tests.data_prep.seqrec.helpers import COLUMNS, generic, histories, rejects, run, tree, write_csv
+from tests.data_prep.helpers import tree
+from tests.data_prep.seqrec.helpers import COLUMNS, generic, histories, rejects, run, write_csv
 
 GOOD = [(f"u{row % 4}", f"i{row}", 1_400_000_000 + row) for row in range(40)]
 

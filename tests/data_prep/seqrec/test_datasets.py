@@ -11,7 +11,8 @@ import pytest
 
 from data_prep.common.errors import ConfigError, CorruptRecordError, DatasetNotFoundError
 from tests.data.seqrec import make
-from tests.data_prep.seqrec.helpers import generic, histories, parts, rejects, rows, run, tree, write_csv
+from tests.data_prep.helpers import tree
+from tests.data_prep.seqrec.helpers import generic, histories, parts, rejects, rows, run, write_csv
 
 SHOP = {"user": "who", "item": "what", "time": "when"}
 

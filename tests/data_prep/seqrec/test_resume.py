@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,8 @@ from data_prep.common.lock import own
 from data_prep.seqrec import events, group
 from data_prep.seqrec.prepare import prepare
 from tests.data.seqrec import make
-from tests.data_prep.seqrec.helpers import parts, run, tree
+from tests.data_prep.helpers import kill_and_continue, tree
+from tests.data_prep.seqrec.helpers import parts, run
 
 SMALL = 60  # events per chunk and per bucket, so that a small log has many
 OPTIONS: dict[str, Any] = {"core": 2, "split": "time"}
@@ -109,45 +108,19 @@ if __name__ == "__main__":
 """
 
 
-def kill_and_continue(folder: Path, logs: list[Path], out: Path, executor: str, delays: list[float]) -> int:
-    """Start, kill after each delay, and let the last run end; returns how many runs were killed."""
-    script = folder / "worker.py"
-    script.write_text(WORKER)
-    command = [sys.executable, str(script), str(out), executor, *map(str, logs)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
-    killed = 0
-    for delay in delays:
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-        begin = time.monotonic()
-        # Count from the moment the work begins, not from the start of the interpreter.
-        while (
-            process.poll() is None
-            and not (out / ".work" / "fingerprint.json").exists()
-            and time.monotonic() < begin + 20
-        ):
-            time.sleep(0.002)
-        time.sleep(delay)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            killed += 1
-        process.wait()
-    subprocess.run(command, env=environment, check=True, timeout=60)
-    return killed
-
-
 @pytest.mark.usefixtures("small")
-def test_killed_at_a_random_moment_then_continued(tmp_path: Path, logs: list[Path]) -> None:
+def test_killed_in_the_middle_of_tasks_then_continued(tmp_path: Path, logs: list[Path]) -> None:
     run("amazon", logs, tmp_path / "serial", **OPTIONS)
-    assert kill_and_continue(tmp_path, logs, tmp_path / "out", "serial", [0.02, 0.06]) >= 1
-    assert tree(tmp_path / "out") == tree(tmp_path / "serial")
+    out = tmp_path / "out"
+    assert kill_and_continue(tmp_path, WORKER, [out, "serial", *logs], out, [1, 12]) == tree(tmp_path / "serial")
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_killed_pool_at_many_moments(tmp_path: Path, logs: list[Path]) -> None:
     run("amazon", logs, tmp_path / "serial", **OPTIONS)
-    assert kill_and_continue(tmp_path, logs, tmp_path / "out", "local", [0.05, 0.3, 0.6, 0.9]) >= 2
-    assert tree(tmp_path / "out") == tree(tmp_path / "serial")
+    out, finished = tmp_path / "out", [0, 2, 6, 17, 30, 45]
+    assert kill_and_continue(tmp_path, WORKER, [out, "local", *logs], out, finished) == tree(tmp_path / "serial")
 
 
 @pytest.mark.usefixtures("small")
