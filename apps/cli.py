@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 # name -> what its line in the help says; the entry is apps.<name>.DOMAIN
 DOMAINS = {
@@ -60,14 +60,22 @@ def _dispatch(words: list[str]) -> int:
     if words[0] not in DOMAINS:
         return _unknown("domain", words[0], DOMAINS)
     name, *rest = words
+    domain = importlib.import_module(f"apps.{name}").DOMAIN
     if not rest or rest[0] in ("-h", "--help", "help"):
         print(f"usage: heptad {name} COMMAND [options]\n\n{DOMAINS[name]}\n\ncommands:\n{_commands()}")
+        if domain.commands:
+            print("\n" + _table({command: text for command, (_, text) in domain.commands.items()}))
         return 0
     command, *options = rest
-    if command not in COMMANDS:
-        return _unknown("command", command, COMMANDS)
-    domain = importlib.import_module(f"apps.{name}").DOMAIN
-    importlib.import_module(COMMANDS[command][0]).main(domain, command, options)
+    if command in COMMANDS:
+        importlib.import_module(COMMANDS[command][0]).main(domain, command, options)
+        return 0
+    if command not in domain.commands:
+        return _unknown("command", command, {**COMMANDS, **domain.commands})
+    reference, title = domain.commands[command]
+    module, _, function = reference.partition(":")
+    run = getattr(importlib.import_module(module), function)
+    importlib.import_module("apps.common.function").call(run, f"heptad {name} {command}", title, options)
     return 0
 
 
@@ -79,7 +87,7 @@ def _commands() -> str:
     return _table({name: text for name, (_, text) in COMMANDS.items()})
 
 
-def _unknown(what: str, word: str, known: dict[str, str] | dict[str, tuple[str, str]]) -> int:
+def _unknown(what: str, word: str, known: Mapping[str, object]) -> int:
     import difflib
 
     near = difflib.get_close_matches(word, known, n=1)

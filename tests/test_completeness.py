@@ -53,7 +53,7 @@ class TestEveryDomain:
         for system in domain.systems.values():
             assert issubclass(load(system.module), HeptadModule)
             assert issubclass(load(system.data), HeptadData)
-        for reference in (domain.prepare, domain.apply, domain.figures, domain.explain, domain.demo):
+        for reference in (*domain.preparations, domain.apply, domain.figures, domain.explain, domain.demo):
             assert callable(load(reference)), reference
         for reference in domain.importers.values():
             assert callable(load(reference)), reference

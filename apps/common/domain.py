@@ -33,13 +33,15 @@ class Domain:
         monitor: validation metric that chooses the best checkpoint.
         mode: `min` or `max`.
         links: (source, target) options that the data determine, such as the fields.
-        prepare: function behind `prep`; its signature becomes the options.
+        prepare: function behind `prep`, or data set -> function; the signature becomes the options.
         apply: function (preparation, raw, out) that encodes new raw data for `predict --raw`.
         figures: function (predictions, metrics) -> list of `Picture` for the report of a test.
         tables: function (predictions, metrics) -> heading -> rows, for the same report.
         explain: function (module, data, directory) -> list of `Picture`.
         importers: name -> function (weights, options) -> network, for `import-weights`.
         demo: function (directory) behind `demo`.
+        commands: name -> (function, line of the help) of what this domain has beside the commands of every domain; the
+            signature becomes the options.
     """
 
     name: str
@@ -48,18 +50,24 @@ class Domain:
     monitor: str
     mode: str
     links: tuple[tuple[str, str], ...] = ()
-    prepare: str = ""
+    prepare: str | Mapping[str, str] = ""
     apply: str = ""
     figures: str = ""
     tables: str = ""
     explain: str = ""
     importers: Mapping[str, str] = field(default_factory=dict)
     demo: str = ""
+    commands: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def default_system(self) -> str:
         """Name of the first system."""
         return next(iter(self.systems))
+
+    @property
+    def preparations(self) -> tuple[str, ...]:
+        """The functions behind `prep`."""
+        return (self.prepare,) if isinstance(self.prepare, str) else tuple(dict.fromkeys(self.prepare.values()))
 
     @property
     def config_directory(self) -> Path:

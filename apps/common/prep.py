@@ -2,53 +2,53 @@
 
 from __future__ import annotations
 
-import json
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
-
 from apps.common.domain import Domain, load
+from apps.common.function import call
+from domains.common.errors import ConfigError
 
 
 def main(domain: Domain, command: str, options: Sequence[str]) -> None:
-    """Parse the options from the signature of the domain's `prepare` and run it."""
-    parser = ArgumentParser(
-        prog=f"heptad {domain.name} {command} DATASET",
-        description=f"Prepare raw data: {domain.title}. Options may be written with - or _.",
-    )
-    parser.add_function_arguments(load(domain.prepare))
-    arguments = parser.instantiate(parser.parse_args(normalise(options))).as_dict()
-    card = load(domain.prepare)(**arguments)
+    """Parse the options from the signature of the preparation and run it."""
+    words = list(options)
+    name = words.pop(0) if words and not words[0].startswith("-") else ""
+    if not isinstance(domain.prepare, str) and name not in domain.prepare:
+        _choose(domain, command, name, words)
+        return
+    prog = f"heptad {domain.name} {command} {name or 'DATASET'}"
+    words = ["--dataset", name, *words] if name else words
+    function = load(preparation_of(domain, name))
+    arguments, card = call(function, prog, f"Prepare raw data: {domain.title}", words)
     print(summary(Path(arguments["out"]), card))
 
 
-def normalise(options: Sequence[str]) -> list[str]:
-    """`X --raw A B --ratios 0.7 0.2 0.1` -> `--dataset X --raw ["A", "B"] --ratios [0.7,0.2,0.1]`; - becomes _."""
-    words: list[str] = []
-    rest = list(options)
-    if rest and not rest[0].startswith("-"):
-        words += ["--dataset", rest.pop(0)]
-    while rest:
-        word = rest.pop(0)
-        name, equals, value = word.partition("=")
-        if name.startswith("--"):
-            word = name.replace("-", "_").replace("__", "--", 1) + equals + value
-        words.append(word)
-        if word in ("--raw", "--ratios"):
-            given: list[str] = []
-            while rest and not rest[0].startswith("--"):
-                given.append(rest.pop(0))
-            words.append(json.dumps(given) if word == "--raw" else f"[{','.join(given).strip('[]')}]")
-    return words
+def preparation_of(domain: Domain, dataset: str) -> str:
+    """Name the function that prepares a data set."""
+    return domain.prepare if isinstance(domain.prepare, str) else domain.prepare[dataset]
+
+
+def _choose(domain: Domain, command: str, name: str, words: Sequence[str]) -> None:
+    known = list(domain.prepare)
+    near = difflib.get_close_matches(name, known, n=1)
+    if not name and ("--help" in words or "-h" in words):
+        print(f"usage: heptad {domain.name} {command} DATASET --raw PATH --out DIR [options]")
+        print(f"\ndata sets: {', '.join(known)}; heptad {domain.name} {command} DATASET --help lists its options")
+        return
+    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
+    raise ConfigError(f"heptad {domain.name} {command} {name or 'DATASET'}: name a data set; {hint}")
 
 
 def summary(directory: Path, card: dict[str, Any]) -> str:
     """Say in a few lines what was prepared."""
     splits = ", ".join(f"{name} {entry['rows']:,}" for name, entry in card.get("splits", {}).items())
     rejects = card.get("rejects", {})
-    lines = [f"prepared: {directory}", f"rows: {splits}"]
+    lines = [f"prepared: {directory}"]
+    if splits:
+        lines.append(f"rows: {splits}")
     if rejects.get("count"):
         lines.append(f"rejected: {rejects['count']:,} ({rejects['share']:.3%}), reasons in {directory}/rejects.parquet")
     return "\n".join(lines)

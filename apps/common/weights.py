@@ -6,8 +6,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import Tensor
+
 from apps.common.domain import Domain, load
-from domains.common.files import read_options, read_tensors
+from domains.common.files import local_path, read_options, read_tensors
+from domains.common.foreign import read_foreign_tensors
 from domains.common.hub import publish
 
 
@@ -16,11 +19,25 @@ def main(domain: Domain, command: str, options: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog=f"heptad {domain.name} {command}")
     parser.add_argument("source", choices=list(domain.importers), help="program the weights come from")
     parser.add_argument("--weights", required=True, help="safetensors file or torch state dict")
-    parser.add_argument("--options", required=True, help="JSON file with that program's own model options and fields")
+    parser.add_argument("--options", help="JSON file with that program's own model options, where shapes do not tell")
     parser.add_argument("--out", required=True, type=Path, help="model directory to write")
     arguments = parser.parse_args(options)
-    network = load(domain.importers[arguments.source])(read_tensors(arguments.weights), read_options(arguments.options))
+    weights = read_weights(arguments.weights)
+    given = read_options(arguments.options) if arguments.options else {}
+    network = load(domain.importers[arguments.source])(weights, given)
     card = f"# {type(network).__name__}\n\nImported from {arguments.source} weights ({Path(arguments.weights).name}).\n"
     publish(arguments.out, network, card)
     count = sum(parameter.numel() for parameter in network.parameters())
     print(f"{count:,} parameters imported to {arguments.out}; use it with --init_from {arguments.out}")
+
+
+def read_weights(path: str) -> dict[str, Tensor]:
+    """Read named tensors; of a checkpoint with pickled objects the tensors alone, the objects are never made.
+
+    Raises:
+        UnsafeFileError: it is a URL, or no readable file of weights.
+        CheckpointNotFoundError: it does not exist.
+    """
+    if local_path(path).suffix == ".safetensors" or local_path(path).is_dir():
+        return read_tensors(path)
+    return read_foreign_tensors(path)

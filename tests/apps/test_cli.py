@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -7,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from apps import cli
+from apps.common.function import gather_lists
 from apps.common.options import option, resolve_configs
-from apps.common.prep import normalise
 from apps.ctr import DOMAIN
+from data_prep.ctr.prepare import prepare
 from domains.common.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -106,8 +108,9 @@ def test_options_are_read_before_the_parser_exists():
 
 
 def test_prep_options_may_be_written_as_people_do():
-    got = normalise(["criteo", "--raw", "a", "b", "--min-count", "5", "--out=x-y"])
-    assert got == ["--dataset", "criteo", "--raw", '["a", "b"]', "--min_count", "5", "--out=x-y"]
+    words = ["--raw", "a", "b", "--min-count", "5", "--ratios", "0.8", "0.1", "0.1", "--out=x-y"]
+    got = gather_lists(words, inspect.signature(prepare))
+    assert got == ["--raw", '["a", "b"]', "--min_count", "5", "--ratios", "[0.8,0.1,0.1]", "--out=x-y"]
 
 
 @pytest.mark.parametrize("verb", ["prep", "fit", "test", "predict", "demo", "export", "import-weights"])
