@@ -2,6 +2,7 @@
 
 from domains.common.attention.core import attend, causal_mask, key_padding_mask
 from domains.common.attention.field import FieldAttention
+from domains.common.attention.injection import InjectionGate, InjectionHead
 from domains.common.attention.multi_query import LQueryAttention, LQueryBlock, MultiQueryAttention
 from domains.common.attention.multihead import MultiHeadAttention, merge_heads, split_heads
 from domains.common.attention.recorder import Recordable, record
@@ -15,6 +16,8 @@ __all__ = [
     "LQueryAttention",
     "LQueryBlock",
     "MultiQueryAttention",
+    "InjectionGate",
+    "InjectionHead",
     "causal_mask",
     "key_padding_mask",
     "merge_heads",

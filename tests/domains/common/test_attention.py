@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from domains.common.attention import (
     FieldAttention,
+    InjectionGate,
+    InjectionHead,
     LQueryAttention,
     LQueryBlock,
     MultiHeadAttention,
@@ -219,3 +221,24 @@ def test_l_query_errors():
         LQueryAttention(8, 3)
     with pytest.raises(ValueError, match="at least the latest"):
         LQueryAttention(8, 2, window=0)
+
+
+@pytest.mark.parametrize(("kind", "start", "gates"), [("channel", 1.0, 8), ("sigmoid", 0.5, 8), ("spatial", 1.0, 1)])
+def test_injected_gates_are_recorded_and_start_as_promised(kind, start, gates):
+    head = InjectionHead(channels=8, body_channels=4, hidden=6, gate=kind).eval()
+    features, body = torch.randn(2, 8, 7, 5), torch.randn(2, 4, 28, 28)
+    with record(head) as maps:
+        out = head(features, body)
+    assert maps["gate"][0].shape == (2, gates, 7, 5)
+    assert (maps["gate"][0] == start).all()
+    torch.testing.assert_close(out, start * features)
+    assert InjectionGate(6, 8)(torch.randn(1, 6, 3, 3)).shape == (1, 8, 3, 3)
+
+
+def test_injected_gates_stay_below_their_ceiling():
+    for ceiling in (1.0, 2.0):
+        gate = InjectionGate(6, 8, ceiling)
+        torch.nn.init.normal_(gate.weight)
+        gates = gate(torch.randn(2, 6, 9, 9))
+        assert gates.min() > 0
+        assert gates.max() < ceiling

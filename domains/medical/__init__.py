@@ -1,0 +1,1 @@
+"""Medical images: ACMIL on whole slides, MEDUSA on chest X-rays."""
