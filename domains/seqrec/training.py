@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypedDict, cast
 
 import numpy as np
 import polars as pl
@@ -75,34 +75,86 @@ class Training:
             raise ConfigError("gbce is defined for uniform negatives; set model.sampling to uniform")
 
 
+class TableOptions(TypedDict):
+    """How the network is to make its item table: `sparse` gradients, and where its rows are."""
+
+    sparse: bool
+    placement: Placement
+
+
 class SequenceModule(HeptadModule):
     """Next-item cross entropy and, weighted, the distillation of transitions; a subclass builds the network.
 
+    What a subclass leaves to `**options` are these, with these defaults.
+
     Args:
-        training: losses and optimiser.
-        ties: how equal scores count in a rank.
+        distillation: weight lambda of the distillation loss; 0: none.
+        tau: temperature of teacher and student.
+        teacher: observed counts over their row's maximum (official) or over its sum (paper).
+        loss: cross entropy over the `full` catalogue, over `sampled` items, or `gbce` (for millions of items).
+        negatives: sampled items of a batch.
+        sampling: what sampled items are drawn by.
+        calibration: t of gBCE.
+        l2: weight of half the sum of squares of all parameters.
+        lr: learning rate.
+        schedule: `constant`, or `cosine` down to a hundredth of `lr` at the trainer's last epoch.
+        adam: where Adam's eps stands; `tensorflow` is the official MQSA-TED program's.
+        ties: how items that score the same count in a rank.
         top: recommended items of a prediction.
-        search: how `predict` finds them.
-        vectors: whether `predict` also writes the vectors of users and items.
+        search: how `predict` finds them: `exact`, or among neighbours by `faiss` (for millions of items).
+        vectors: `predict` also writes the vectors of users and items, for a service of nearest neighbours.
         seed: of dropout and sampling.
-        placement: of the item table.
+        table_placement: `replicated`, or `sharded`: the rows of the item table divided among the processes (needs a
+            loss over samples).
 
     Raises:
-        ConfigError: a sharded table with a loss that needs all of it.
+        ConfigError: an option out of range, or a sharded table with a loss that needs all of it.
     """
 
     net: SequenceNetwork
     validation_metrics = tuple(f"val/{name}" for name in METRICS)
 
     def __init__(
-        self, training: Training, ties: Ties, top: int, search: Search, vectors: bool, seed: int, placement: Placement
+        self,
+        distillation: float = 0.1,
+        tau: float = 0.1,
+        teacher: Teacher = "row_max",
+        loss: Loss = "full",
+        negatives: int = 1024,
+        sampling: Sampling = "uniform",
+        calibration: float = 0.75,
+        l2: float = 1e-4,
+        lr: float = 1e-3,
+        schedule: Schedule = "constant",
+        adam: AdamForm = "torch",
+        ties: Ties = "mean",
+        top: int = 20,
+        search: Search = "exact",
+        vectors: bool = False,
+        seed: int = 0,
+        table_placement: Placement = "replicated",
     ) -> None:
         super().__init__()
-        if placement == "sharded" and training.loss == "full":
+        self.save_hyperparameters()  # the arguments of the subclass, too
+        self.options = Training(
+            distillation=distillation,
+            tau=tau,
+            teacher=teacher,
+            loss=loss,
+            negatives=negatives,
+            sampling=sampling,
+            calibration=calibration,
+            l2=l2,
+            lr=lr,
+            schedule=schedule,
+            adam=adam,
+        )
+        if table_placement == "sharded" and loss == "full":
             raise ConfigError("a sharded item table and the full softmax exclude each other; set model.loss to sampled")
         if top < max(CUTOFFS):
             raise ConfigError(f"model.top is {top}; the metrics look at {max(CUTOFFS)} items")
-        self.options, self.ties, self.top, self.seed = training, ties, top, seed
+        self.table_options: TableOptions = {"sparse": loss != "full", "placement": table_placement}
+        self.ties, self.top, self.seed = ties, top, seed
         self.search, self.vectors = search, vectors
         self.val = nn.ModuleDict({name: MeanMetric() for name in METRICS})
         self._table: Tensor | None = None

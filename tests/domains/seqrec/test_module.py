@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 
 from domains.common.errors import ConfigError
 from domains.seqrec.data import SequenceData
@@ -106,3 +107,23 @@ def test_options_out_of_range():
         module(table_placement="sharded")
     with pytest.raises(ConfigError, match="uniform"):
         module(loss="gbce", sampling="log_uniform")
+
+
+@pytest.mark.parametrize(
+    ("kind", "own"),
+    [
+        (MQSATEDModule, {"distillation": 0.1, "l2": 1e-4, "adam": "tensorflow"}),
+        (SASRecModule, {"distillation": 0.0, "l2": 0.0, "adam": "torch"}),
+        (TransitionModule, {"distillation": 0.1, "l2": 1e-4, "adam": "torch"}),
+    ],
+)
+def test_shared_options_are_offered_and_stored_by_every_module(kind, own):
+    parser = ArgumentParser()
+    parser.add_class_arguments(kind, "model", skip={"n_items"})
+    offered = vars(parser.get_defaults().model)
+    stored = dict(kind(N, lr=0.5).hparams)
+    assert stored == {**offered, "n_items": N, "lr": 0.5}
+    assert stored.items() >= {**own, "tau": 0.1, "top": 20, "table_placement": "replicated"}.items()
+    assert "temperature of teacher and student" in parser.format_help()
+    with pytest.raises(TypeError, match="learning_rate"):
+        kind(N, learning_rate=0.5)
