@@ -2,7 +2,10 @@
 
 from domains.common.attention.core import attend, causal_mask, key_padding_mask
 from domains.common.attention.field import FieldAttention
+from domains.common.attention.gated_pooling import GatedAttentionPooling, Pooled
 from domains.common.attention.injection import InjectionGate, InjectionHead
+from domains.common.attention.learned_query import HeadProjection, LearnedQueryPooling
+from domains.common.attention.multi_branch import BranchLinear, InstanceMasking, MaskReading, diversity_loss
 from domains.common.attention.multi_query import LQueryAttention, LQueryBlock, MultiQueryAttention
 from domains.common.attention.multihead import MultiHeadAttention, merge_heads, split_heads
 from domains.common.attention.recorder import Recordable, record
@@ -18,6 +21,14 @@ __all__ = [
     "MultiQueryAttention",
     "InjectionGate",
     "InjectionHead",
+    "GatedAttentionPooling",
+    "LearnedQueryPooling",
+    "HeadProjection",
+    "BranchLinear",
+    "Pooled",
+    "InstanceMasking",
+    "MaskReading",
+    "diversity_loss",
     "causal_mask",
     "key_padding_mask",
     "merge_heads",

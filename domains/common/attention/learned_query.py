@@ -1,0 +1,128 @@
+"""Pooling of bags by learned queries with several heads, in a form that makes no keys and no values.
+
+The multi-head branches of ACMIL: Y. Zhang et al. (ECCV 2024), arXiv 2311.07125; dazhangyu123/ACMIL @ e53d19c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from domains.common.attention.gated_pooling import Pooled
+from domains.common.attention.multi_branch import MASKED, BranchLinear, InstanceMasking, split_bags
+from domains.common.attention.recorder import Recordable
+
+
+class LearnedQueryPooling(Recordable):
+    """Branch k has a query q_k and attends with H heads of width c: `softmax(Q_kh (W_k h)ᵀ / sqrt(c)) W_v h`.
+
+    The queries do not depend on the bag. So the key map folds into them, `Q_khᵀ (W_k h_n + b) = (W_kᵀ Q_kh)ᵀ h_n +
+    const`, and since weights add up to 1 the value map acts behind the sum, `sum_n a_n (W_v h_n + b) = W_v (sum_n a_n
+    h_n) + b`: all branches and heads are one product of K H folded queries with the instances, and no (N, D) key or
+    value exists. The results are those of the usual form but for rounding.
+
+    Args:
+        dim: width D; divisible by `heads`.
+        branches: number of branches K.
+        heads: heads H of each branch.
+
+    Shape:
+        h (N, D) packed -> branches (B, K, H, D), the weighted sums of instances; groups is H. `project` makes the
+        vectors of the branches of them.
+
+    Raises:
+        ValueError: `heads` does not divide `dim`.
+    """
+
+    def __init__(self, dim: int, branches: int, heads: int = 8) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"heads={heads} does not divide dim={dim}")
+        self.dim, self.branches, self.heads = dim, branches, heads
+        self.queries = nn.Parameter(torch.empty(branches, dim).normal_(std=1e-6))
+        self.query, self.key = BranchLinear(branches, dim, dim), BranchLinear(branches, dim, dim)
+        self.out = HeadProjection(dim, branches, heads)
+
+    def fold(self) -> tuple[Tensor, Tensor]:
+        """Queries that score instances directly, and what the key's bias adds to all instances alike.
+
+        Shape:
+            -> (K, H, D), (K, H), both scaled by 1 / sqrt(c).
+        """
+        width = self.dim // self.heads
+        query = self.query(self.queries).view(-1, self.heads, width) * width**-0.5  # (K, H, c)
+        key = self.key.weight.view(-1, self.heads, width, self.dim)  # (K, H, c, D)
+        constant = (query * self.key.bias.view(-1, self.heads, width)).sum(-1)
+        return torch.einsum("khc,khcd->khd", query, key), constant
+
+    def forward(
+        self,
+        h: Tensor,
+        sizes: Sequence[int] | None = None,
+        *,
+        masking: InstanceMasking | None = None,
+        draws: Sequence[Tensor] | None = None,
+        need_weights: bool = False,
+        need_logits: bool = False,
+    ) -> Pooled:
+        """Pool each bag; the arguments are those of `GatedAttentionPooling`, draws are (K, H, k) for each bag."""
+        folded, constant = self.fold()
+        queries = folded.flatten(0, 1)  # (K H, D)
+        shape = (self.branches, self.heads, -1)
+        pooled, weights, logits = [], [], []
+        for i, instances in enumerate(split_bags(h, sizes)):
+            scores = None
+            # one number for all instances of a head changes no weight; it is here to be a part of the graph
+            bias = constant.flatten()[None, :, None] if torch.is_grad_enabled() else None
+            if masking is not None or need_logits:
+                scores = queries @ instances.T + constant.flatten()[:, None]  # (K H, n)
+            if masking is not None and scores is not None:
+                mask = masking.mask(scores.detach(), None if draws is None else draws[i])
+                masked = torch.zeros_like(scores.detach()).masked_fill_(mask, MASKED)[None]
+                bias = masked if bias is None else masked + bias
+                scores = scores.masked_fill(mask, MASKED)
+            found, attention = self.mix(
+                queries[None], instances[None], instances[None], bias=bias, scale=1.0, need_weights=need_weights
+            )
+            pooled.append(found[0].view(shape))
+            if attention is not None:
+                weights.append(attention[0].view(shape).transpose(0, 1))
+            if scores is not None:
+                logits.append(scores.view(shape).transpose(0, 1))
+        return Pooled(torch.stack(pooled), weights if need_weights else None, logits if need_logits else None)
+
+    def project(self, pooled: Tensor, dropout: float = 0.0) -> Tensor:
+        """Make the vectors of the branches: (B, K, H, D) -> (B, K, D)."""
+        vectors: Tensor = self.out(pooled, dropout)
+        return vectors
+
+
+class HeadProjection(nn.Module):
+    """What stands behind the weighted sums: value map per head, output map, dropout, layer normalisation.
+
+    Args:
+        dim: width D; divisible by `heads`.
+        branches: number of branches K, each with its own weights.
+        heads: number of heads H.
+        eps: of the layer normalisation.
+
+    Shape:
+        pooled (B, K, H, D) -> (B, K, D).
+    """
+
+    def __init__(self, dim: int, branches: int, heads: int = 8, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.heads, self.eps = heads, eps
+        self.value, self.project = BranchLinear(branches, dim, dim), BranchLinear(branches, dim, dim)
+        self.norm_weight = nn.Parameter(torch.ones(branches, dim))
+        self.norm_bias = nn.Parameter(torch.zeros(branches, dim))
+
+    def forward(self, pooled: Tensor, dropout: float = 0.0) -> Tensor:
+        """Project; `dropout` is that of the output map."""
+        by_head = self.value.weight.view(len(self.value.weight), self.heads, -1, pooled.shape[-1])  # (K, H, c, D)
+        values = torch.einsum("bkhd,khcd->bkhc", pooled, by_head).flatten(-2) + self.value.bias
+        out = F.dropout(self.project(values), dropout)
+        return F.layer_norm(out, out.shape[-1:], eps=self.eps) * self.norm_weight + self.norm_bias
