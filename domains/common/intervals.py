@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -134,25 +134,59 @@ def group_bootstrap(
         name -> estimate; bounds are NaN where fewer than two units exist, and ignore resamples in which the metric is
         undefined (NaN), such as one without positives.
     """
-    values = {name: float(metric(np.ones(rows))) for name, metric in metrics.items()}
+
+    def together(weights: Floats) -> list[float]:
+        return [float(metric(weights)) for metric in metrics.values()]
+
+    return joint_bootstrap(
+        list(metrics), together, rows, groups, replicates=replicates, level=level, seed=seed, recentre=recentre
+    )
+
+
+def joint_bootstrap(
+    names: Sequence[str],
+    metrics: Callable[[Floats], Sequence[float] | Floats],
+    rows: int,
+    groups: NDArray[Any] | None = None,
+    *,
+    replicates: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    recentre: Collection[str] = (),
+) -> dict[str, Estimate]:
+    """`group_bootstrap` of metrics that share their work: one function of the weights returns all of them.
+
+    Args:
+        names: of the metrics.
+        metrics: function of one weight per row that returns one number per name.
+        rows: number of rows.
+        groups: unit of each row. None: every row is its own unit.
+        replicates: number of resamples.
+        level: probability of the interval.
+        seed: of the resampling.
+        recentre: see `group_bootstrap`.
+
+    Returns:
+        name -> estimate.
+    """
+    values = [float(value) for value in metrics(np.ones(rows))]
     if groups is None:
         units, owner = rows, None
     else:
         unique, owner = np.unique(groups, return_inverse=True)
         units = len(unique)
     if units < 2:
-        return {name: Estimate(value, float("nan"), float("nan"), units, level) for name, value in values.items()}
+        nan = float("nan")
+        return {name: Estimate(value, nan, nan, units, level) for name, value in zip(names, values, strict=True)}
     generator = np.random.default_rng(seed)
-    draws: dict[str, list[float]] = {name: [] for name in metrics}
-    for _ in range(replicates):
+    draws = np.empty((replicates, len(values)))
+    for draw in draws:
         counts = _resample(generator, units)
-        weights = counts if owner is None else counts[owner]
-        for name, metric in metrics.items():
-            draws[name].append(float(metric(weights)))
+        draw[:] = metrics(counts if owner is None else counts[owner])
     tail = 50 * (1 - level)
     result = {}
-    for name, value in values.items():
-        finite = np.asarray([draw for draw in draws[name] if np.isfinite(draw)])
+    for name, value, column in zip(names, values, draws.T, strict=True):
+        finite = column[np.isfinite(column)]
         low, high = np.percentile(finite, [tail, 100 - tail]) if len(finite) else (float("nan"), float("nan"))
         if name in recentre and len(finite):
             bias = float(np.median(finite)) - value
