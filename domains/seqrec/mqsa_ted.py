@@ -34,7 +34,7 @@ class SequenceNetwork(nn.Module, ABC):
         items (B, T) int, left padded -> scores (B, V).
     """
 
-    arguments: dict[str, Any]
+    arguments: dict[str, Any]  # a subclass adds its own
 
     def __init__(
         self, n_items: int, dim: int, max_len: int, dropout: float, *, sparse: bool, placement: Placement
@@ -45,6 +45,7 @@ class SequenceNetwork(nn.Module, ABC):
         if not 0.0 <= dropout < 1.0:
             raise ConfigError(f"model.dropout is {dropout}; it must lie in [0, 1)")
         self.n_items, self.dim, self.max_len, self.dropout = n_items, dim, max_len, dropout
+        self.arguments = {"n_items": n_items, "dim": dim, "max_len": max_len, "dropout": dropout}
         self.items = make_table(n_items, dim, sparse=sparse, placement=placement)
 
     @abstractmethod
@@ -115,6 +116,7 @@ class AttentiveNetwork(SequenceNetwork):
         self.attention = MultiQueryAttention(
             dim, depth, heads, windows=windows, weights=weights, dropout=dropout, norm_eps=norm_eps
         )
+        self.arguments |= {"depth": depth, "heads": heads, "norm_eps": norm_eps}
 
     def represent(self, items: Tensor, slot: Tensor | None = None, segment: Tensor | None = None) -> Tensor:
         """Combined representations of the branches, eq. 8."""
@@ -199,17 +201,7 @@ class MQSATED(AttentiveNetwork):
             sparse=sparse,
             placement=placement,
         )
-        self.arguments = {
-            "n_items": n_items,
-            "dim": dim,
-            "max_len": max_len,
-            "depth": depth,
-            "heads": heads,
-            "window": window,
-            "alpha": alpha,
-            "dropout": dropout,
-            "norm_eps": norm_eps,
-        }
+        self.arguments |= {"window": window, "alpha": alpha}
 
 
 class SASRec(AttentiveNetwork):
@@ -247,15 +239,6 @@ class SASRec(AttentiveNetwork):
         super().__init__(
             n_items, dim, max_len, depth, heads, (1,), (1.0,), dropout, norm_eps, sparse=sparse, placement=placement
         )
-        self.arguments = {
-            "n_items": n_items,
-            "dim": dim,
-            "max_len": max_len,
-            "depth": depth,
-            "heads": heads,
-            "dropout": dropout,
-            "norm_eps": norm_eps,
-        }
 
 
 class TransitionModel(SequenceNetwork):
@@ -285,7 +268,6 @@ class TransitionModel(SequenceNetwork):
         placement: Placement = "replicated",
     ) -> None:
         super().__init__(n_items, dim, max_len, dropout, sparse=sparse, placement=placement)
-        self.arguments = {"n_items": n_items, "dim": dim, "max_len": max_len, "dropout": dropout}
 
     def represent(self, items: Tensor, slot: Tensor | None = None, segment: Tensor | None = None) -> Tensor:
         """Vectors of the items themselves."""
