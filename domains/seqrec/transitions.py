@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
 import torch
 from numpy.typing import NDArray
 
@@ -64,8 +63,6 @@ def count_transitions(items: NDArray[np.int32], lengths: Integers, n_items: int,
     for distance in range(1, span + 1):
         same = owner[distance:] == owner[:-distance]
         found.append(items[:-distance][same].astype(np.int64) * n_items + items[distance:][same])
-    # polars groups in parallel, several times faster than numpy's sort
-    pairs = pl.DataFrame({"pair": np.concatenate(found)}).group_by("pair").len().sort("pair")
-    pair, count = pairs["pair"].to_numpy(), pairs["len"].to_numpy()
+    pair, count = np.unique(np.concatenate(found), return_counts=True)
     start = np.searchsorted(pair, np.arange(n_items + 1, dtype=np.int64) * n_items)
     return TransitionMatrix(start.astype(np.int64), (pair % n_items).astype(np.int32), count.astype(np.float32))
