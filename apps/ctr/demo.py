@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -46,6 +45,3 @@ def demo(directory: Path) -> None:
 def _row(title: str, metrics: dict[str, Estimate]) -> Row:
     auc, loss = metrics["auc"], metrics["log_loss"]
     return {"model": title, "AUC": auc.value, "95 % interval": interval(auc), "log loss": loss.value}
-
-
-__all__: Sequence[str] = ["demo"]

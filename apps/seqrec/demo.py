@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from apps.common.demo import Row, compare, interval, run_command, train_and_test
@@ -54,6 +53,3 @@ def demo(directory: Path) -> None:
 def _row(title: str, metrics: dict[str, Estimate]) -> Row:
     ndcg, hits = metrics["ndcg@10"], metrics["hr@10"]
     return {"model": title, "NDCG@10": ndcg.value, "95 % interval": interval(ndcg), "HR@10": hits.value}
-
-
-__all__: Sequence[str] = ["demo"]

@@ -200,6 +200,3 @@ def _tails(tails: pl.DataFrame) -> Picture:
         " often each was observed (in brackets)."
     )
     return Picture("Successors of frequent items", caption, figure)
-
-
-__all__ = ["explain", "choose_users"]

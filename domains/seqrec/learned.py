@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from domains.common.intervals import Floats
-from domains.seqrec.losses import Transitions, teacher_excess
+from domains.seqrec.losses import Teacher, Transitions, teacher_excess
 from domains.seqrec.packing import Integers
 from domains.seqrec.training import SequenceModule
 from domains.seqrec.transitions import TransitionMatrix
@@ -88,9 +88,9 @@ def learned_transitions(module: SequenceModule, matrix: TransitionMatrix, heads:
     return pl.concat(lists or [empty]), Agreement(len(known), joined[0], joined[1], summary)
 
 
-def teacher_matrix(rows: Transitions, n_items: int, tau: float, teacher: str) -> Tensor:
+def teacher_matrix(rows: Transitions, n_items: int, tau: float, teacher: Teacher) -> Tensor:
     """Dense rows of the teacher, float64 (H, V)."""
-    excess, total = teacher_excess(rows, n_items, tau, "row_sum" if teacher == "row_sum" else "row_max")
+    excess, total = teacher_excess(rows, n_items, tau, teacher)
     weights = torch.ones(len(rows.head), n_items, dtype=torch.float64)
     weights.index_put_((rows.row, rows.tail), excess.double() + 1)
     return weights / total.double()[:, None]

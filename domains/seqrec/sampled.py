@@ -88,9 +88,9 @@ def gbce_loss(
         calibration: t; 0 is binary cross entropy, 1 makes the probabilities those of the full softmax.
     """
     scores = users @ others.T
-    repeats = (sample.log_weight.exp() * (sample.log_weight.exp().sum() ** -1)).mul(len(sample.ids))
-    keep = (target[:, None] != sample.ids) * repeats
     drawn = len(sample.ids)
+    repeats = sample.log_weight.softmax(0) * drawn  # how often each was drawn, over the mean
+    keep = (target[:, None] != sample.ids) * repeats
     rate = min(drawn / max(n_items - 1, 1), 1.0)
     beta = rate * (calibration * (1 - 1 / rate) + 1 / rate)
     positive = F.softplus(-(users * wanted).sum(1)) * beta

@@ -192,7 +192,7 @@ class SequenceModule(HeptadModule):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Sums over the targets of a batch: `rec`, and `kd` where transitions are distilled."""
         represented = self.net.represent(batch["items"], batch["slot"], batch["segment"])
-        users = self._at(represented, batch["at"]) if "at" in batch else represented
+        users = self._at(represented, batch["at"])
         rows = Transitions(*(batch[name] for name in ("head", "count", "edge_start", "edge_tail", "edge_count")))
         if self.options.loss != "full":
             return self._sampled_losses(users, batch["target"], rows)
