@@ -71,8 +71,8 @@ class HashingReader(io.RawIOBase):
 class ChildReader(io.RawIOBase):
     """Text of a packed file, unpacked by a process of its own: unpacking and parsing then share no interpreter lock.
 
-    Text comes in slots of shared memory, since a pipe would cost as much as the unpacking. The process says on its
-    standard output how many bytes each slot holds, and is told on its standard input of each that is free again.
+    Text comes in slots of shared memory, since a pipe would copy every byte into the kernel and out again. The process
+    says on its standard output how many bytes each slot holds, and is told on its standard input of each that is free.
     """
 
     def __init__(self, path: Path) -> None:
