@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 DOMAINS = {
     "ctr": "click-through rate of ads and items: AutoInt, AutoInt+",
     "seqrec": "what a user takes next: MQSA-TED, SASRec",
+    "medical": "diagnoses from whole slides and chest X-rays: ACMIL, MEDUSA",
 }
 
 # name -> (module with `main(domain, command, options)`, what its line in the help says)

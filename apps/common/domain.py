@@ -16,10 +16,12 @@ class System:
     Args:
         module: its `HeptadModule`.
         data: its `HeptadData`.
+        links: (source, target) options that its data determine, besides those of the domain.
     """
 
     module: str
     data: str
+    links: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Domain:
         systems: name -> system; the first is the default of `--system`.
         monitor: validation metric that chooses the best checkpoint.
         mode: `min` or `max`.
-        links: (source, target) options that the data determine, such as the fields.
+        links: (source, target) options that the data of all its systems determine, such as the fields.
         prepare: function behind `prep`, or data set -> function; the signature becomes the options.
         apply: function (preparation, raw, out) that encodes new raw data for `predict --raw`.
         figures: function (predictions, metrics) -> list of `Picture` for the report of a test.

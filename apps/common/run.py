@@ -49,6 +49,7 @@ def build(domain: Domain, verb: str, options: Sequence[str], *, run: bool = True
             return {verb: LightningCLI.subcommands()[verb]}
 
     VerbCLI.domain, VerbCLI.verb, VerbCLI.stored, VerbCLI.runs = domain, verb, stored, run
+    VerbCLI.links = (*domain.links, *system.links)
     VerbCLI.model_type = load(system.module)
     return VerbCLI(
         load(system.module),
@@ -97,6 +98,7 @@ class HeptadCLI(LightningCLI):
     verb: str
     stored: dict[str, Any]
     runs: bool
+    links: tuple[tuple[str, str], ...]
     model_type: type[HeptadModule]
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -120,9 +122,9 @@ class HeptadCLI(LightningCLI):
         parser.set_defaults({"trainer.use_distributed_sampler": False, "trainer.enable_model_summary": False})
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
-        for source, target in domain.links:
+        for source, target in self.links:
             parser.link_arguments(source, target, apply_on="instantiate")
-        linked = {"model.seed", *(target for _, target in domain.links)}
+        linked = {"model.seed", *(target for _, target in self.links)}
         defaults = {f"model.{name}": value for name, value in self.stored.items()}
         parser.set_defaults({name: value for name, value in defaults.items() if name not in linked})
 

@@ -47,6 +47,18 @@ class PredictionTable(Callback):
         self.metrics: dict[str, Estimate] = {}
         self._parts: list[dict[str, NDArray[Any]]] = []
 
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say where steps may write files of their own."""
+        self._tell(pl_module)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say where steps may write files of their own."""
+        self._tell(pl_module)
+
+    def _tell(self, pl_module: LightningModule) -> None:
+        if isinstance(pl_module, HeptadModule):
+            pl_module.output = self.directory
+
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:

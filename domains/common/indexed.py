@@ -50,13 +50,14 @@ class IndexStore:
     Args:
         root: prepared directory that relative paths start from.
         frame: rows, as `read_index` gives them.
+        split: name of the split, for those who read more of some.
 
     Shape:
         `load` gives row (n,) int64 and label (n,) int64.
     """
 
-    def __init__(self, root: Path, frame: pl.DataFrame) -> None:
-        self.root, self.frame = root, frame
+    def __init__(self, root: Path, frame: pl.DataFrame, split: str = "") -> None:
+        self.root, self.frame, self.split = root, frame, split
         self.sizes: Sequence[int] = [len(frame)]
 
     def load(self, block: int) -> Batch:

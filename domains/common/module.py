@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -38,6 +39,8 @@ class HeptadModule(LightningModule, ABC):
     seed = 0
     # what validation logs, and --monitor may name
     validation_metrics: tuple[str, ...] = ()
+    # where a test or a prediction writes; set when it begins, for steps that write files of their own
+    output: Path | None = None
 
     @abstractmethod
     def example_inputs(self, rows: int = 2, length: int = 3) -> tuple[Tensor, ...]:

@@ -76,15 +76,23 @@ class BagNetwork(nn.Module):
         feature_dim: width D_feat of an instance.
         n_classes: number of classes C.
         dim: width D behind the reduction.
+        standardize: subtract a mean from each feature and divide it by a deviation, both measured by `measure`.
 
     Shape:
         x (N, D_feat) packed -> logits (B, C).
     """
 
-    def __init__(self, feature_dim: int, n_classes: int, dim: int) -> None:
+    feature_mean: Tensor
+    feature_deviation: Tensor
+
+    def __init__(self, feature_dim: int, n_classes: int, dim: int, *, standardize: bool = False) -> None:
         super().__init__()
-        self.feature_dim, self.n_classes, self.dim = feature_dim, n_classes, dim
+        self.feature_dim, self.n_classes, self.dim, self.standardize = feature_dim, n_classes, dim, standardize
         self.arguments: dict[str, Any] = {"feature_dim": feature_dim, "n_classes": n_classes, "dim": dim}
+        self.arguments |= {"standardize": standardize}
+        if standardize:
+            self.register_buffer("feature_mean", torch.zeros(feature_dim))
+            self.register_buffer("feature_deviation", torch.zeros(feature_dim))
         self.reduce = nn.Linear(feature_dim, dim, bias=False)
         self.classifier = nn.Linear(dim, n_classes)
 
@@ -92,8 +100,21 @@ class BagNetwork(nn.Module):
         """Logits (B, C) of packed bags; without `sizes` all instances are one bag."""
         return self.pool(x, sizes).logits
 
+    @property
+    def measured(self) -> bool:
+        """Whether mean and deviation of the features are known."""
+        return self.standardize and bool((self.feature_deviation > 0).any())
+
+    def measure(self, mean: Tensor, deviation: Tensor) -> None:
+        """Take mean and deviation (D_feat,) of the features of the training bags."""
+        self.feature_mean.copy_(mean)
+        self.feature_deviation.copy_(deviation)
+
     def instances(self, x: Tensor) -> Tensor:
         """Reduce the width: (N, D_feat) -> (N, D)."""
+        if self.standardize:  # a feature that never changes is 0
+            known = self.feature_deviation > 0
+            x = (x - self.feature_mean) * torch.where(known, 1.0 / self.feature_deviation.clamp(min=1e-12), 0.0)
         h: Tensor = self.reduce(x)
         return h.relu_()
 
@@ -141,6 +162,7 @@ class ACMIL(BagNetwork):
         gate_dim: width of the gate (GA).
         heads: heads of a branch (MHA).
         dropout: behind the output map of a branch (MHA).
+        standardize: see `BagNetwork`.
 
     Shape:
         x (N, D_feat) packed -> logits (B, C).
@@ -161,8 +183,9 @@ class ACMIL(BagNetwork):
         gate_dim: int = 128,
         heads: int = 8,
         dropout: float = 0.1,
+        standardize: bool = False,
     ) -> None:
-        super().__init__(feature_dim, n_classes, dim)
+        super().__init__(feature_dim, n_classes, dim, standardize=standardize)
         if branches < 1:
             raise ValueError(f"branches={branches}; give at least one")
         self.arguments |= {"attention": attention, "branches": branches, "masked_top": masked_top}
@@ -230,14 +253,18 @@ class ABMIL(ACMIL):
         n_classes: number of classes C.
         dim: width D behind the reduction.
         gate_dim: width of the gate.
+        standardize: see `BagNetwork`.
 
     Shape:
         x (N, D_feat) packed -> logits (B, C).
     """
 
-    def __init__(self, feature_dim: int, n_classes: int, dim: int = 128, *, gate_dim: int = 128) -> None:
-        super().__init__(feature_dim, n_classes, dim, branches=1, masked_top=0, gate_dim=gate_dim)
-        self.arguments = {"feature_dim": feature_dim, "n_classes": n_classes, "dim": dim, "gate_dim": gate_dim}
+    def __init__(
+        self, feature_dim: int, n_classes: int, dim: int = 128, *, gate_dim: int = 128, standardize: bool = False
+    ) -> None:
+        options: dict[str, Any] = {"gate_dim": gate_dim, "standardize": standardize}
+        super().__init__(feature_dim, n_classes, dim, branches=1, masked_top=0, **options)
+        self.arguments = {"feature_dim": feature_dim, "n_classes": n_classes, "dim": dim, **options}
 
 
 class PoolingMIL(BagNetwork):
@@ -248,13 +275,16 @@ class PoolingMIL(BagNetwork):
         n_classes: number of classes C.
         dim: width D behind the reduction.
         pooling: mean or max.
+        standardize: see `BagNetwork`.
 
     Shape:
         x (N, D_feat) packed -> logits (B, C).
     """
 
-    def __init__(self, feature_dim: int, n_classes: int, dim: int = 128, *, pooling: Pooling = "mean") -> None:
-        super().__init__(feature_dim, n_classes, dim)
+    def __init__(
+        self, feature_dim: int, n_classes: int, dim: int = 128, *, pooling: Pooling = "mean", standardize: bool = False
+    ) -> None:
+        super().__init__(feature_dim, n_classes, dim, standardize=standardize)
         if pooling not in ("mean", "max"):
             raise ValueError(f"pooling={pooling!r}; choose mean or max")
         self.arguments |= {"pooling": pooling}

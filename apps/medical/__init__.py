@@ -1,0 +1,50 @@
+"""Medical images: the domain's entry."""
+
+from apps.common.domain import Domain, System
+
+_XRAYS = "data_prep.medical.xray.prepare:prepare"
+_BAGS = "domains.medical.data:BagData"
+_FEATURES = (("data.feature_dim", "model.feature_dim"),)
+
+DOMAIN = Domain(
+    name="medical",
+    title="diagnoses from whole slides and chest X-rays: ACMIL, MEDUSA",
+    systems={
+        "acmil": System("domains.medical.module:ACMILModule", _BAGS, _FEATURES),
+        "abmil": System("domains.medical.module:ABMILModule", _BAGS, _FEATURES),
+        "pooling": System("domains.medical.module:PoolingModule", _BAGS, _FEATURES),
+    },
+    monitor="val/auroc",
+    mode="max",
+    links=(("data.classes", "model.classes"),),
+    prepare={
+        "slides": "data_prep.medical.wsi.slides:prepare",
+        "bags": "data_prep.medical.wsi.bags:prepare",
+        "mil-csv": "data_prep.medical.wsi.mil_csv:prepare",
+        **dict.fromkeys(("covidx", "ricord", "rsna", "medmnist", "images"), _XRAYS),
+    },
+    apply="data_prep.medical.apply:apply",
+    figures="domains.medical.figures:figures",
+    tables="domains.medical.evaluation:report_tables",
+    explain="domains.medical.explain:explain",
+    importers={"official": "domains.medical.weights:import_official"},
+    demo="apps.medical.demo:demo",
+    commands={
+        "patch": ("data_prep.medical.wsi.patch:patch", "slides -> places of their tissue patches"),
+        "features": ("data_prep.medical.wsi.features:features", "patches -> features of an encoder"),
+        "repack": (
+            "data_prep.medical.wsi.repack:repack",
+            "features of CLAM, TRIDENT, ACMIL -> fast layout, or back",
+        ),
+        "split": ("data_prep.medical.wsi.splitting:split", "table of slides -> folds that keep patients apart"),
+        "cross-validate": (
+            "apps.medical.crossvalidate:crossvalidate",
+            "train and test every fold, pool the results",
+        ),
+        "heatmap": ("apps.medical.heatmap:heatmap", "stored attention -> pictures, QuPath GeoJSON, top patches"),
+        "source-control": (
+            "data_prep.medical.xray.source_control:source_control",
+            "X-rays whose source is to be told: what a model learns of where an image is from",
+        ),
+    },
+)

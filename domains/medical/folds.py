@@ -1,0 +1,52 @@
+"""Split files of cross-validation, applied to prepared data without copying it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from domains.common.errors import PreparedDataError
+
+COLUMNS = {"train": "train", "valid": "val", "test": "test"}
+ALL = Path("all") / "part-00000.parquet"
+
+
+def apply_split_file(root: Path, path: Path, split: str) -> pl.DataFrame:
+    """Return the index rows of one split of a CLAM split file `splits_<k>.csv`.
+
+    Args:
+        root: prepared directory, with an index of all its rows.
+        path: table with the columns train, val and test, which list names of slides.
+        split: train, valid or test.
+
+    Raises:
+        PreparedDataError: the file cannot be read, names an unprepared slide, or puts one patient on two sides.
+    """
+    try:
+        table = pl.read_csv(path, infer_schema=False)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise PreparedDataError(f"{path}: cannot be read as a table ({error}); give a CLAM split file") from None
+    lacking = [name for name in COLUMNS.values() if name not in table.columns]
+    if lacking:
+        raise PreparedDataError(f"{path}: lacks column {lacking[0]!r}; a split file has train, val and test")
+    try:
+        index = pl.read_parquet(root / ALL)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise PreparedDataError(f"{root / ALL}: cannot be read ({error}); prepare the data again") from None
+    sides = {side: table[column].drop_nulls().to_list() for side, column in COLUMNS.items()}
+    listed = [(name, side) for side, names in sides.items() for name in names]
+    unknown = sorted({name for name, _ in listed} - set(index["slide"]))
+    if unknown:
+        raise PreparedDataError(
+            f"{path}: {len(unknown)} slides are not in {root}, such as {unknown[0]!r}; prepare them or correct the file"
+        )
+    chosen = pl.DataFrame(listed, schema={"slide": pl.String, "side": pl.String}, orient="row")
+    joined = index.drop("split", "row", strict=False).join(chosen, on="slide", how="inner", maintain_order="left")
+    leaks = joined.group_by("patient").agg(pl.col("side").n_unique()).filter(pl.col("side") > 1)["patient"].sort()
+    if len(leaks):
+        raise PreparedDataError(
+            f"{path}: patient {leaks[0]!r} is on several sides ({len(leaks)} such patients); "
+            "make splits by patient with `heptad medical split`"
+        )
+    return joined.filter(pl.col("side") == split).drop("side").with_row_index("row")
