@@ -12,7 +12,7 @@ import polars as pl
 from lightning import LightningDataModule
 
 from domains.common.errors import ConfigError, PreparedDataError
-from domains.common.loader import Batch, BatchLoader, BlockStore
+from domains.common.loader import Batch, BatchLoader, BlockStore, Order
 
 FORMAT = "heptad/1"
 
@@ -78,6 +78,11 @@ class HeptadData(LightningDataModule, ABC):
         del store
         return None
 
+    def order_for(self, store: Any) -> Callable[[int], Order] | None:
+        """Make the order of the training rows of each epoch; by default the seeded one, in which each row is once."""
+        del store
+        return None
+
     def decode(self, predictions: pl.DataFrame, split: str) -> pl.DataFrame:
         """Put names in the place of ids before predictions are written, part by part; by default nothing is one."""
         del split
@@ -107,6 +112,7 @@ class HeptadData(LightningDataModule, ABC):
             world=1 if trainer is None else trainer.world_size,
             skip=self._skip() if training else 0,
             workers=self.workers,
+            order=self.order_for(store) if training else None,
         )
 
     def train_dataloader(self) -> BatchLoader:

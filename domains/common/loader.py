@@ -26,6 +26,17 @@ class BlockStore(Protocol):
         ...
 
 
+class Order(Protocol):
+    """Which rows one epoch takes, pool by pool; `SeededOrder` takes each once."""
+
+    pools: list[list[int]]
+    pool_sizes: list[int]
+
+    def rows(self, pool: int) -> Tensor:
+        """Positions (n,) int64 in the pool's joined blocks; n is the pool's size."""
+        ...
+
+
 class SeededOrder:
     """Order of all rows as a function of (seed, epoch) alone.
 
@@ -95,8 +106,11 @@ class BatchLoader:
         world: number of processes.
         skip: batches that the first pass leaves out (a resumed epoch).
         workers: threads that run `collate` ahead of the model, where it reads and decodes files; 0 runs it in between.
+        order: epoch -> its order, in the place of the seeded one; it may repeat rows and leave some out, but all
+            epochs have as many.
 
-    Every batch also has `global_size` (): the rows of the global batch it belongs to.
+    Every batch also has `global_size` (): the rows of the global batch it belongs to; with an `order` of its own also
+    `position` (n,) int64: the places of its rows in the epoch.
     """
 
     def __init__(
@@ -113,12 +127,13 @@ class BatchLoader:
         world: int = 1,
         skip: int = 0,
         workers: int = 0,
+        order: Callable[[int], Order] | None = None,
     ) -> None:
         self.store, self.batch_size, self.collate, self.workers = store, batch_size, collate, workers
         self.seed, self.shuffle, self.pool_rows = seed, shuffle, pool_rows
         self.rank, self.world, self.skip = rank, world, skip
-        self.epoch = 0
-        rows = sum(store.sizes)
+        self.epoch, self.order = 0, order
+        rows = sum(store.sizes if order is None else order(0).pool_sizes)
         self.rows = rows - rows % batch_size if drop_last else rows
         # where Lightning looks for set_epoch
         self.sampler, self.batch_sampler = self, None
@@ -154,7 +169,7 @@ class BatchLoader:
 
     def _gathered(self) -> Iterator[Batch]:
         first, self.skip = self.skip, 0
-        order = SeededOrder(self.store.sizes, self.seed, self.epoch, self.pool_rows, shuffle=self.shuffle)
+        order = self._epoch_order()
         position, pieces = first * self.batch_size, []
         for start, data, rows in self._pools(order, position):
             while position < min(start + len(rows), self.rows):
@@ -164,13 +179,20 @@ class BatchLoader:
                 mine = position + (self.rank - (position - begin)) % self.world
                 chosen = rows[mine - start : stop - start : self.world]
                 pieces.append({name: tensor[chosen] for name, tensor in data.items()})
+                if self.order is not None:
+                    pieces[-1]["position"] = torch.arange(mine, stop, self.world)
                 position = stop
                 if position == end:
                     batch = _join(pieces)
                     pieces = []
                     yield batch | {"global_size": torch.tensor(end - begin)}
 
-    def _pools(self, order: SeededOrder, position: int) -> Iterator[tuple[int, Batch, Tensor]]:
+    def _epoch_order(self) -> Order:
+        if self.order is not None:
+            return self.order(self.epoch)
+        return SeededOrder(self.store.sizes, self.seed, self.epoch, self.pool_rows, shuffle=self.shuffle)
+
+    def _pools(self, order: Order, position: int) -> Iterator[tuple[int, Batch, Tensor]]:
         """Yield (first global position, data, permutation) of each pool from `position` on, reading one ahead."""
         ahead: list[tuple[int, int, Future[Batch]]] = []
         with ThreadPoolExecutor(max_workers=1) as reader:
@@ -185,7 +207,7 @@ class BatchLoader:
                 yield self._wait(order, *waiting)
 
     @staticmethod
-    def _wait(order: SeededOrder, start: int, pool: int, data: Future[Batch]) -> tuple[int, Batch, Tensor]:
+    def _wait(order: Order, start: int, pool: int, data: Future[Batch]) -> tuple[int, Batch, Tensor]:
         return start, data.result(), order.rows(pool)
 
     def _read(self, blocks: Sequence[int]) -> Batch:

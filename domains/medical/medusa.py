@@ -22,6 +22,8 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "medusa_tiny": {"side": 28, "gray_side": 28, "channels": 1, "width": 8, "levels": 3, "hidden": 16},
 }
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 
 class UNetBody(nn.Module):
     """The attention body: U-Net (Ronneberger et al., 2015, arXiv 1505.04597) with batch normalisation.
@@ -160,9 +162,12 @@ class MEDUSA(nn.Module):
         hidden: channels inside a head; default 64, and 16.
         gate: see `InjectionHead`.
         taps: stages that have a head, counted from 1; none of them makes it the plain ResNet, without body.
+        imagenet_statistics: subtract ImageNet's mean colour and divide by its standard deviation, as a backbone that
+            was trained there expects; for three channels.
 
     Shape:
-        image (B, channels, S, S) float32, gray (B, 1, s, s) float32, z-scores of each image -> logits (B, C).
+        image (B, channels, S, S) float32 in [0, 1], or (B, 1, S, S), which is repeated; gray (B, 1, s, s) float32,
+        z-scores of each image -> logits (B, C).
 
     Raises:
         ConfigError: an unknown configuration, a stage that is none, or sizes below 1.
@@ -174,6 +179,9 @@ class MEDUSA(nn.Module):
         torch.Size([2, 2])
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         n_classes: int = 2,
@@ -184,6 +192,7 @@ class MEDUSA(nn.Module):
         hidden: int | None = None,
         gate: Gate = "channel",
         taps: Sequence[int] = (1, 2, 3, 4),
+        imagenet_statistics: bool = False,
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
@@ -209,6 +218,11 @@ class MEDUSA(nn.Module):
             InjectionHead(self.backbone.stage_channels[tap - 1], chosen["width"], chosen["hidden"], gate)
             for tap in self.taps
         )
+        if imagenet_statistics and self.channels != 3:
+            raise ConfigError(f"ImageNet's statistics are of 3 channels, the network takes {self.channels}")
+        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if imagenet_statistics else ((0.0,), (1.0,))
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
 
     def forward(self, image: Tensor, gray: Tensor) -> Tensor:
         """Return logits (B, C); the probabilities are their softmax."""
@@ -218,7 +232,8 @@ class MEDUSA(nn.Module):
         """Return logits (B, C), and the body's map G (B, w, s, s) where there is one."""
         body = None if self.body is None else self.body(gray)
         heads = dict(zip(self.taps, self.heads, strict=True))
-        x = self.backbone.stem(image)
+        image = image.expand(-1, self.channels, -1, -1) if image.shape[1] == 1 else image
+        x = self.backbone.stem((image - self.mean) / self.std)
         for j, stage in enumerate(self.backbone.stages, start=1):
             x = stage(x)
             if body is not None and j in heads:

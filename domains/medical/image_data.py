@@ -1,0 +1,232 @@
+"""Prepared chest X-rays as batches of two views."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from domains.common.data import HeptadData
+from domains.common.errors import ConfigError, PreparedDataError
+from domains.common.indexed import IndexStore, read_index
+from domains.common.loader import Batch
+from domains.medical.augment import Augmentation, DrawnChanges
+from domains.medical.bags import NAMES
+from domains.medical.data import POOL, read_kind
+from domains.medical.images import ViewReader, z_scores
+from domains.medical.sampling import BalancedSampling
+
+INDEX = ("row", "name", "patient", "image")
+
+
+class ImageData(HeptadData):
+    """Chest X-rays prepared by `heptad medical prep`.
+
+    A batch has `image` (B, channels, side, side) float32 in [0, 1] for the classification network, `gray` (B, 1,
+    gray_side, gray_side) float32 z-scores of each image for the attention body, `label` (B,) int64, `row`, the names
+    of its rows and, with `masks`, `mask` (B, 1, gray_side, gray_side) float32 and `has_mask` (B,) bool. Files are
+    decoded by threads; what is random happens afterwards on the device, to all views alike.
+
+    Args:
+        root: prepared directory.
+        batch_size: images of a global batch over all processes.
+        seed: seed of the order and of the augmentation.
+        side: of the view for the classification network, pixels.
+        gray_side: of the view for the body.
+        channels: 1 for grey, 3 for RGB; default as the images were prepared.
+        balanced: batches with as many images of each class; an epoch is then a pass over the first class.
+        augment: change training images at random.
+        augmentation: by how much.
+        masks: read lung masks where there are some.
+        cache_mb: megabytes that the decoded views of a split may take to be kept in memory.
+        workers: threads that read and decode ahead of the model.
+        drop_last: leave the incomplete last batch of an epoch out.
+        predict_root: directory of newly prepared images to predict; default the test split of `root`.
+
+    Raises:
+        PreparedDataError: the directory is missing, incomplete, or of another kind.
+        ConfigError: an option is out of range.
+    """
+
+    domain = "medical"
+
+    def __init__(
+        self,
+        root: str,
+        batch_size: int = 16,
+        seed: int = 0,
+        side: int = 480,
+        gray_side: int = 256,
+        channels: int | None = None,
+        balanced: bool = False,
+        augment: bool = True,
+        augmentation: Augmentation = Augmentation(),  # noqa: B008 (it is frozen)
+        masks: bool = False,
+        cache_mb: int = 1024,
+        workers: int = 2,
+        drop_last: bool = False,
+        predict_root: str | None = None,
+    ) -> None:
+        super().__init__(root, batch_size, seed, POOL, drop_last=drop_last, workers=workers)
+        for name, value in {"side": side, "gray_side": gray_side}.items():
+            if value < 1:
+                raise ConfigError(f"data.{name} is {value}; it must be at least 1 pixel")
+        if channels not in (None, 1, 3):
+            raise ConfigError(f"data.channels is {channels}; images are grey (1) or RGB (3)")
+        if cache_mb < 0:
+            raise ConfigError(f"data.cache_mb is {cache_mb}; give 0 or more")
+        self.card = read_kind(self.root, "images")
+        # what a model must know: plain values, linked to its constructor
+        self.classes: list[str] = [str(name) for name in self.card["classes"]]
+        self.side, self.gray_side = side, gray_side
+        self.channels = int(self.card.get("channels", 1)) if channels is None else channels
+        self.balanced, self.augment, self.augmentation = balanced, augment, augmentation
+        self.masks, self.cache_mb = masks, cache_mb
+        self.predict_root = None if predict_root is None else Path(predict_root)
+        self._readers: dict[str, ViewReader] = {}
+
+    def index(self, split: str) -> tuple[Path, pl.DataFrame]:
+        """Directory and rows of a split; `predict` is `predict_root`, or else the test split."""
+        if split == "predict" and self.predict_root is not None:
+            card = read_kind(self.predict_root, "images")
+            return self.predict_root, read_index(self.predict_root, card, next(iter(card["splits"])), INDEX)
+        name = "test" if split == "predict" else split
+        return self.root, read_index(self.root, self.card, name, INDEX)
+
+    def store(self, split: str) -> IndexStore:
+        """Rows of one split; their views are kept from one loader to the next."""
+        if split not in self._readers:
+            store = IndexStore(*self.index(split))
+            self._readers[split] = ViewReader(
+                store, self.channels, self.side, self.gray_side, masks=self.masks, cache_mb=self.cache_mb
+            )
+        return self._readers[split].store
+
+    def collate_for(self, store: IndexStore) -> Callable[[Batch], Batch]:
+        """Make what decodes the images of a batch and names them."""
+        reader = next(reader for reader in self._readers.values() if reader.store is store)
+        return ImageCollate(reader, self.batch_size)
+
+    def order_for(self, store: IndexStore) -> BalancedSampling | None:
+        """Equal shares of the classes in each batch, where they are asked for."""
+        if not self.balanced:
+            return None
+        labels = store.load(0).get("label")
+        if labels is None:
+            raise PreparedDataError(f"{self.root}: data.balanced needs labels; prepare the data with them")
+        return BalancedSampling(labels, len(self.classes), self.batch_size, self.seed)
+
+    def _order(self) -> dict[str, Any]:
+        return super()._order() | {"balanced": self.balanced}
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Finish a batch on its device; while training, with the random changes of this epoch."""
+        del dataloader_idx
+        trainer = self.trainer
+        training = trainer is not None and trainer.training
+        return self.finish(batch, trainer.current_epoch if trainer is not None and training else None)
+
+    def finish(self, batch: Batch, epoch: int | None = None) -> Batch:
+        """Turn pixels into what the network takes.
+
+        Args:
+            batch: as a loader gives it.
+            epoch: of the random changes; None: the images stay as they are.
+        """
+        result = dict(batch)
+        changes = None
+        if epoch is not None and self.augment:
+            changes = DrawnChanges(self.augmentation, self.seed, epoch, batch["draw"])
+        image = batch["image"].float() / 255
+        gray = batch["gray"].float() / 255 if "gray" in batch else image
+        if changes is not None:
+            same = gray is image
+            image = changes.image(image)
+            gray = image if same else changes.image(gray)
+        result["image"], result["gray"] = image, z_scores(gray)
+        if "mask" in batch:
+            mask = batch["mask"].float()
+            result["mask"] = mask if changes is None else changes.mask(mask)
+        return result
+
+
+class LungData(ImageData):
+    """The images that have a lung mask, for the first step of MEDUSA's training; labels play no part.
+
+    Args:
+        root: prepared directory.
+        batch_size: images of a global batch over all processes.
+        seed: seed of the order and of the augmentation.
+        gray_side: of the view and of the mask, pixels.
+        augment: change training images at random.
+        augmentation: by how much.
+        cache_mb: megabytes that the decoded views of a split may take to be kept in memory.
+        workers: threads that read and decode ahead of the model.
+        drop_last: leave the incomplete last batch of an epoch out.
+        predict_root: directory of newly prepared images to predict; default the test split of `root`.
+
+    Raises:
+        PreparedDataError: the directory is missing, incomplete, of another kind, or has no masks.
+        ConfigError: an option is out of range.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        batch_size: int = 16,
+        seed: int = 0,
+        gray_side: int = 256,
+        augment: bool = True,
+        augmentation: Augmentation = Augmentation(),  # noqa: B008 (it is frozen)
+        cache_mb: int = 1024,
+        workers: int = 2,
+        drop_last: bool = False,
+        predict_root: str | None = None,
+    ) -> None:
+        super().__init__(
+            root,
+            batch_size,
+            seed,
+            side=gray_side,
+            gray_side=gray_side,
+            channels=1,
+            augment=augment,
+            augmentation=augmentation,
+            masks=True,
+            cache_mb=cache_mb,
+            workers=workers,
+            drop_last=drop_last,
+            predict_root=predict_root,
+        )
+
+    def index(self, split: str) -> tuple[Path, pl.DataFrame]:
+        """Rows with a mask; for `predict` all rows of `predict_root`."""
+        root, frame = super().index(split)
+        if split == "predict" and self.predict_root is not None:
+            return root, frame
+        masked = frame.filter(pl.col("mask").is_not_null()) if "mask" in frame.columns else frame.clear()
+        if not len(masked):
+            raise PreparedDataError(
+                f"{root}: split {split!r} has no lung masks; prepare the data with masks, or train without this step"
+            )
+        return root, masked
+
+
+class ImageCollate:
+    """Rows of an `IndexStore` -> views, names, and the number that their random changes are drawn with."""
+
+    def __init__(self, reader: ViewReader, batch_size: int) -> None:
+        self.reader, self.batch_size = reader, batch_size
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Decode; `draw` (B,) int64 differs for each time that an image is taken in an epoch."""
+        result = {name: value for name, value in batch.items() if name != "position"}
+        table = self.reader.store.at(batch["row"])
+        names = {name: table[name].fill_null("").to_list() for name in NAMES if name in table.columns}
+        draw = batch["row"]
+        if "position" in batch:  # an image is once in a batch, and may come again in later ones
+            draw = draw + len(self.reader.images) * (batch["position"] // self.batch_size)
+        return {**result, **names, **self.reader.read(batch["row"]), "draw": draw}
