@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import torch
 
 from domains.common.data import HeptadData
 from domains.common.errors import ConfigError, PreparedDataError
