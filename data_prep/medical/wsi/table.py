@@ -25,6 +25,14 @@ COLUMNS = {
     "site": ("site", "center", "centre", "hospital", "institution", "source"),
     "split": ("split_info", "split"),
 }
+SCHEMA = {
+    "slide": pl.String,
+    "record": pl.UInt32,
+    "patient": pl.String,
+    "label": pl.UInt32,
+    "site": pl.String,
+    "split": pl.String,
+}
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "valid"),
@@ -72,11 +80,13 @@ class SlideTable:
 
     Args:
         path: the file.
-        frame: slide, patient, label (uint32), site and split (null where not known), by slide.
+        frame: slide, record (row of the table), patient, label (uint32), site and split (null where not known), by
+            slide.
         classes: names of the labels 0, 1, ...
         records: rows of the table.
         rejects: rows that cannot be used.
         told: lines for the user.
+        unusable: slides of such rows.
     """
 
     path: Path
@@ -85,6 +95,7 @@ class SlideTable:
     records: int
     rejects: list[Reject] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
+    unusable: frozenset[str] = frozenset()
 
 
 def clean_slide(text: str) -> str:
@@ -159,11 +170,11 @@ def slides_of(path: Path, cells: pl.DataFrame, told: list[str], options: TableOp
         raise LabelError(f"{path}: no row of {cells.height:,} can be used ({reason}); check columns and labels")
     kept, conflicts, copies = _merge_rows(path, rows)
     lines = [*told, *_say_copies(path, copies), *_doubts(path, kept, options)]
-    schema = {"slide": pl.String, "patient": pl.String, "label": pl.UInt32, "site": pl.String, "split": pl.String}
-    frame = pl.DataFrame(kept, schema=schema, orient="row").sort("slide")
+    frame = pl.DataFrame(kept, schema=SCHEMA, orient="row").sort("slide")
     check_classes(path, frame, classes)
     ordered = sorted([*rejects, *conflicts], key=lambda reject: reject.record)
-    return SlideTable(path, frame, classes, cells.height, ordered, lines)
+    seen = frozenset(clean_slide(slide) for slide in cells[found["slide"]])
+    return SlideTable(path, frame, classes, cells.height, ordered, lines, seen - frozenset(frame["slide"]))
 
 
 def check_classes(path: Path, frame: pl.DataFrame, classes: Sequence[str]) -> None:
@@ -245,7 +256,7 @@ def _merge_rows(path: Path, rows: list[dict[str, Any]]) -> tuple[list[list[Any]]
             rejects += [Reject(path.name, row["record"], odd, reason, f"{slide} (rows {numbers})") for row in same]
             continue
         copies += len(same) - 1
-        kept.append([slide, *(same[0][name] for name in ("patient", "label", "site", "split"))])
+        kept.append([same[0][name] for name in SCHEMA])
     return kept, rejects, copies
 
 
@@ -257,7 +268,7 @@ def _doubts(path: Path, rows: Iterable[list[Any]], options: TableOptions) -> lis
     """Patients that are most likely none."""
     slides: defaultdict[str, list[str]] = defaultdict(list)
     barcodes: defaultdict[str, set[str]] = defaultdict(set)
-    for slide, patient, *_ in rows:
+    for slide, _, patient, *_ in rows:
         slides[patient].append(slide)
         if barcode := re.match(PATTERNS["tcga"], slide):
             barcodes[barcode.group()].add(patient)
