@@ -42,7 +42,8 @@ def evaluate_classification(
     """Metrics of `ClassificationScores` with percentile bootstrap intervals over groups.
 
     Where all resamples of a proportion agree on 0 or 1 (20 of 20 found), its interval is the exact one of Clopper and
-    Pearson (1934) for as many trials as there are groups in its denominator; other metrics that reach 1 keep [1, 1].
+    Pearson (1934) for as many trials as there are groups in its denominator. Means over classes and areas that agree so
+    are taken as such proportions of the rarest class, which is cautious.
     Above 300,000 rows (or fewer of many classes) at most 200 resamples are drawn.
 
     Args:
@@ -215,9 +216,13 @@ class ClassificationScores:
         return values
 
     def denominators(self) -> dict[str, NDArray[np.bool_]]:
-        """Which rows each proportion among the metrics counts: name -> (N,) bool."""
+        """Which rows each proportion among the metrics counts, or what stands for one: name -> (N,) bool."""
         every = np.ones(len(self.labels), dtype=bool)
         found = {"accuracy": every, "f1_micro": every}
+        sizes = np.bincount(self.labels, minlength=len(self.classes))
+        rarest = int(np.argmin(np.where(sizes > 0, sizes, len(self.labels) + 1)))
+        means = ("balanced_accuracy", "macro_f1", "auroc", "average_precision")
+        found |= {name: self.labels == rarest for name in means}
         if len(self.classes) == 2:
             found |= {"sensitivity": self.labels == 1, "specificity": self.labels == 0}
             found |= {_fixed(level): self.labels == 1 for level in SPECIFICITIES}
@@ -226,6 +231,8 @@ class ClassificationScores:
                 found |= {f"sensitivity_{name}": self.labels == k, f"ppv_{name}": self.predicted == k}
                 if len(self.classes) > 2:
                     found[f"specificity_{name}"] = self.labels != k
+                    rarer = sizes[k] * 2 <= len(self.labels)
+                    found[f"auroc_{name}"] = (self.labels == k) == rarer
                     found |= {f"{_fixed(level)}_{name}": self.labels == k for level in SPECIFICITIES}
         return found
 

@@ -18,6 +18,7 @@ class Ranking:
         scores: the higher, the more positive.
 
     Attributes:
+        rows: how many there are.
         scores: the distinct scores, falling.
 
     Shape:
@@ -26,6 +27,7 @@ class Ranking:
 
     def __init__(self, positive: NDArray[np.bool_], scores: NDArray[Any]) -> None:
         values = np.asarray(scores, dtype=np.float64)
+        self.rows = len(values)
         self._order = np.argsort(-values, kind="stable")
         ranked = values[self._order]
         self._ends = np.flatnonzero(np.r_[ranked[1:] != ranked[:-1], True]) if len(ranked) else np.zeros(0, np.int64)

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+
+from domains.common.intervals import Estimate
 
 BLUE, ORANGE, GREY = "#2f6db3", "#d9822b", "#8a94a3"
 
@@ -65,5 +68,33 @@ def bars(values: Sequence[float], names: Sequence[str], *, label: str, errors: N
     panel.set_yticks(range(len(names)), names, fontsize=8)
     panel.invert_yaxis()
     panel.axvline(0.0, color=GREY, linewidth=0.8)
+    panel.set_xlabel(label)
+    return figure
+
+
+def dots(
+    estimates: Sequence[tuple[str, Estimate]], *, label: str, overall: float | None = None, chance: float | None = None
+) -> Figure:
+    """Draw one metric of several parts of the data with its intervals, first on top.
+
+    Args:
+        estimates: name of the part and its metric.
+        label: of the axis.
+        overall: value of all rows, drawn as a dashed line.
+        chance: value of guessing, drawn as a grey line.
+    """
+    figure, panel = axes(6.0, max(1.8, 0.3 * len(estimates) + 1.0))
+    values = np.array([estimate.value for _, estimate in estimates])
+    gaps = np.array([[e.value - e.low, e.high - e.value] for _, e in estimates]).T
+    places = np.arange(len(values))
+    errors = np.nan_to_num(gaps).clip(0)
+    panel.errorbar(values, places, xerr=errors, fmt="o", color=BLUE, ecolor=GREY, markersize=5)
+    if overall is not None:
+        panel.axvline(overall, color=BLUE, linewidth=0.8, linestyle="--")
+    if chance is not None:
+        panel.axvline(chance, color=GREY, linewidth=0.8)
+    panel.set_yticks(places, [plain(name, 36) for name, _ in estimates])
+    panel.set_ylim(len(values) - 0.5, -0.5)
+    panel.xaxis.set_major_locator(MaxNLocator(6))
     panel.set_xlabel(label)
     return figure

@@ -126,6 +126,7 @@ def test_proportions_without_an_error_have_an_exact_interval():
     assert found["sensitivity"].high == 1
     assert found["sensitivity"].low == pytest.approx(0.025 ** (1 / 20))
     assert found["ppv_healthy"].low == pytest.approx(0.025 ** (1 / 30))
+    assert found["auroc"].low == pytest.approx(0.025 ** (1 / 20)), "no more is known than of the rarer class"
     patients = np.r_[np.arange(30), 30 + np.arange(20) // 10]
     two = evaluate_classification(labels, probabilities, patients, replicates=50)
     assert two["sensitivity"].low == pytest.approx(0.025 ** (1 / 2)), "twenty rows of two patients are two trials"
