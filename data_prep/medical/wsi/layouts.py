@@ -27,7 +27,7 @@ from data_prep.common.files import translate_os_errors
 from data_prep.common.manifest import NAME as MANIFEST
 from data_prep.common.manifest import read_manifest
 from data_prep.medical.wsi.hdf5 import open_h5, plain_attributes, readable
-from data_prep.medical.wsi.native import Coords, Features, write_features
+from data_prep.medical.wsi.native import BLOCK, Coords, Features, write_features
 from data_prep.medical.wsi.tensors import array_type, load_tensors, to_array
 
 __all__ = ["FeatureEntry", "find_features", "read_features", "write_features", "file_slide_id", "find_bad_rows"]
@@ -35,7 +35,6 @@ __all__ = ["FeatureEntry", "find_features", "read_features", "write_features", "
 H5, PT = (".h5", ".hdf5"), (".pt", ".pth")
 FEATURES, COORDS = ("features", "feat"), "coords"  # names of datasets: CLAM, TRIDENT and native; ACMIL
 BESIDE = ("patches", "masks", "stitches", "contours", "thumbnails", "visualization")  # folders without features
-BLOCK = 8192  # rows looked at together: a few megabytes
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from data_prep.common.errors import PrepError
 from data_prep.common.files import translate_os_errors
 
-HALF_MAX = 65504.0  # largest finite float16
+HALF_MAX = 65519.99  # what is smaller rounds to 65,504, the largest float16
+BLOCK = 8192  # rows that are handled together: a few megabytes
 # On coordinates; the names are TRIDENT's. Sizes in pixels, target_mpp in micrometres per pixel.
 ATTRIBUTES = ("name", "patch_size_level0", "patch_size", "level0_width", "level0_height", "target_mpp")
 
@@ -32,7 +33,7 @@ def write_features(
 
     Args:
         path: file to write; it appears under this name only when whole.
-        features: (N, D).
+        features: (N, D); an array mapped from a file is not loaded as a whole.
         coords: (N, 2), upper-left corners in level-0 pixels.
         attributes: of `ATTRIBUTES` those that are known are stored with the coordinates (with the features where there
             are none), `encoder` and `name` with the features; others are left out.
@@ -41,12 +42,15 @@ def write_features(
     Raises:
         PrepError: a value is too large for float16, or the file cannot be written.
     """
-    values = narrow(features, dtype, path)
+    if dtype == "float16" and (lost := count_overflow(features)):
+        raise PrepError(f"{path}: {lost:,} values are beyond 65,504, the range of float16; store float32")
     temporary = path.with_name(f".{path.name}.tmp")
     with translate_os_errors(path):
         try:
             with h5py.File(temporary, "w") as file:
-                file.create_dataset("features", data=values)
+                stored = file.create_dataset("features", shape=features.shape, dtype=dtype)
+                for start in range(0, len(features), BLOCK):
+                    stored[start : start + BLOCK] = features[start : start + BLOCK].astype(dtype)
                 if coords is not None:
                     file.create_dataset("coords", data=np.ascontiguousarray(coords, dtype=np.int64))
                 write_attributes(file, attributes)
@@ -67,20 +71,9 @@ def write_attributes(file: h5py.File, attributes: Mapping[str, Any]) -> None:
             file["features"].attrs[name] = attributes[name]
 
 
-def narrow(features: Features, dtype: Stored, path: Path) -> Features:
-    """Features in the type to store.
-
-    Raises:
-        PrepError: a finite value is beyond the range of float16.
-    """
-    lost = count_overflow(features) if dtype == "float16" else 0
-    if lost:
-        raise PrepError(f"{path}: {lost:,} values are beyond 65,504, the range of float16; store float32")
-    return np.ascontiguousarray(features, dtype=dtype)
-
-
 def count_overflow(features: Features) -> int:
     """How many finite values float16 cannot hold."""
     if features.dtype == np.float16:
         return 0
-    return int(np.count_nonzero(np.isfinite(features) & (np.abs(features) > HALF_MAX)))
+    blocks = (features[start : start + BLOCK] for start in range(0, len(features), BLOCK))
+    return sum(int(np.count_nonzero(np.isfinite(block) & (np.abs(block) > HALF_MAX))) for block in blocks)
