@@ -10,12 +10,12 @@ training needs some 20,000 rows per CPU-second.
 from __future__ import annotations
 
 import argparse
-import resource
 import time
 from pathlib import Path
 
 import polars as pl
 
+from benchmarks.peers.worker import peak_mib
 from domains.ctr.data import ClickData
 
 
@@ -37,11 +37,10 @@ def main() -> None:
     for _ in data.train_dataloader():
         continue
     ours = rows / (time.process_time() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     size = sum(path.stat().st_size for path in store.paths) / 2**20
     print("| training rows | MiB of Parquet | bare reader, rows per CPU-s | loader, rows per CPU-s | peak MiB |")
     print("|---|---|---|---|---|")
-    print(f"| {rows:,} | {size:,.0f} | {bare:,.0f} | {ours:,.0f} | {peak:,.0f} |")
+    print(f"| {rows:,} | {size:,.0f} | {bare:,.0f} | {ours:,.0f} | {peak_mib():,.0f} |")
 
 
 if __name__ == "__main__":

@@ -15,21 +15,16 @@ peers update every row of the embedding table with dense Adam in every step, our
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
-import os
 import statistics
-import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
-from benchmarks.peers.clicks import N_NUMERIC, Setting, Step
+from benchmarks.competitors import Entry, add_options, take_turns
+from benchmarks.peers.clicks import N_NUMERIC, Setting
+from benchmarks.peers.worker import Step, Work
 from domains.ctr.autoint import Variant
 from domains.ctr.module import AutoIntModule
 
@@ -75,14 +70,14 @@ def build_ours(setting: Setting, variant: Variant, *, sliced: bool = True) -> St
         values = torch.cat([batch.numbers, torch.ones(batch.categories.shape)], dim=1)
         ring.append({"ids": ids, "values": values, "label": batch.label})
 
-    def step(i: int) -> float:
+    def step(i: int) -> Work:
         optimiser.zero_grad()
         loss = module.loss(ring[i % len(ring)])
         loss.backward()  # type: ignore[no-untyped-call]
         if variant in CLIP:
             module.configure_gradient_clipping(optimiser, CLIP[variant], "norm")
         optimiser.step()
-        return float(loss.item())
+        return Work({"samples": setting.batch}, {"loss": float(loss.item())})
 
     return step
 
@@ -92,87 +87,24 @@ def build_unsliced(setting: Setting, variant: Variant) -> Step:
     return build_ours(setting, variant, sliced=False)
 
 
-@dataclass
-class Competitor:
-    """A worker process and what it has measured so far.
-
-    Attributes:
-        name: as printed.
-        process: the worker.
-        speeds: samples per CPU-second, one entry per round.
-        peak_mib: peak resident memory.
-        loss: training loss of the last step.
-    """
-
-    name: str
-    process: subprocess.Popen[str]
-    speeds: list[float] = field(default_factory=list)
-    peak_mib: float = 0.0
-    loss: float = float("nan")
-
-    def run(self, steps: int, *, keep: bool = True) -> None:
-        """Do some steps; without `keep` they only warm up."""
-        if self.process.stdin is None or self.process.stdout is None:
-            msg = f"{self.name}: the worker has no pipes"
-            raise RuntimeError(msg)
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(f"{steps}\n")
-            self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            msg = (
-                f"{self.name}: the worker ended with status {self.process.wait()}; run again with --verbose to see why"
-            )
-            raise RuntimeError(msg)
-        answer: dict[str, Any] = json.loads(line)
-        self.peak_mib, self.loss = answer["peak_mib"], answer["loss"]
-        if keep:
-            self.speeds.append(answer["samples"] / answer["cpu"])
-
-
-@contextlib.contextmanager
-def start(
-    name: str, python: str, target: str, setting: Setting, threads: int, *, verbose: bool
-) -> Iterator[Competitor]:
-    """Start a worker, and end it afterwards."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    process = subprocess.Popen(
-        [python, "-m", "benchmarks.peers.worker", target, json.dumps(asdict(setting))],
-        cwd=Path(__file__).resolve().parents[1],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=None if verbose else subprocess.DEVNULL,
-        text=True,
-    )
-    try:
-        yield Competitor(name, process)
-    finally:
-        process.kill()
-        process.wait()
-
-
 def compare(peer: Variant, setting: Setting, options: argparse.Namespace) -> list[str]:
     """Run one peer and ours in turns; return their rows of the table."""
-    ours = (f"Heptad, {peer} maths", sys.executable, f"{options.ours}:{peer}")
-    theirs = (PEERS[peer], options.peer_python, f"benchmarks.peers.autoint_{peer.removesuffix('_torch')}:build")
-    with contextlib.ExitStack() as stack:
-        both = [
-            stack.enter_context(start(name, python, target, setting, options.threads, verbose=options.verbose))
-            for name, python, target in ((theirs, ours) if options.peer_python else (ours,))
-        ]
-        for competitor in both:
-            competitor.run(options.warmup, keep=False)
-        for _ in range(options.repeats):
-            for competitor in both:
-                competitor.run(options.steps)
-    first = statistics.median(both[0].speeds)
+    entries = [Entry(f"Heptad, {peer} maths", sys.executable, f"{options.ours}:{peer}", setting)]
+    if options.peer_python:
+        target = f"benchmarks.peers.autoint_{peer.removesuffix('_torch')}:build"
+        entries.insert(0, Entry(PEERS[peer], options.peer_python, target, setting))
+    competitors = take_turns(entries, options)
+    first = statistics.median(competitors[0].speeds("samples"))
     what = f"{setting.vocabulary:,} / {setting.batch} / {setting.width}"
-    return [
-        f"| {what} | {c.name} | {min(c.speeds):,.0f} | **{statistics.median(c.speeds):,.0f}** | {max(c.speeds):,.0f} "
-        f"| {statistics.median(c.speeds) / first:.2f} | {c.peak_mib:,.0f} | {c.loss:.4f} |"
-        for c in both
-    ]
+    rows = []
+    for competitor in competitors:
+        speeds = competitor.speeds("samples")
+        median = statistics.median(speeds)
+        rows.append(
+            f"| {what} | {competitor.entry.name} | {min(speeds):,.0f} | **{median:,.0f}** | {max(speeds):,.0f} "
+            f"| {median / first:.2f} | {competitor.peak_mib:,.0f} | {competitor.losses['loss']:.4f} |"
+        )
+    return rows
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -186,16 +118,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default=["1000000/4096/16", "5000000/1024/16"],
         help="vocabulary/batch/width triples (default: %(default)s)",
     )
-    parser.add_argument("--repeats", type=int, default=7, help="rounds (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=2, help="steps per round and competitor (default: %(default)s)")
-    parser.add_argument("--warmup", type=int, default=3, help="steps before the first round (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of each competitor (default: %(default)s)")
     parser.add_argument(
         "--ours",
         default="benchmarks.ctr_training:build_ours",
         help="MODULE:FUNCTION that builds our step from a Setting and a variant (default: %(default)s)",
     )
-    parser.add_argument("--verbose", action="store_true", help="show what the workers print")
+    add_options(parser, warmup=3)
     return parser.parse_args(arguments)
 
 

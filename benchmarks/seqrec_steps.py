@@ -13,7 +13,8 @@ from lightning import Callback, Trainer
 from torch.optim import Optimizer
 
 from benchmarks.peers.mqsa_ted_dense import load_state
-from benchmarks.peers.sequences import Log, Setting, Step, Work
+from benchmarks.peers.sequences import Log, Setting
+from benchmarks.peers.worker import Step, Work
 from domains.common.callbacks import PredictionTable
 from domains.common.loader import Batch
 from domains.seqrec.data import SequenceData
@@ -143,7 +144,7 @@ def build_ours(setting: Setting) -> Step:
             with torch.no_grad():
                 found["total"] = float(total + setting.l2 * squared_norm(list(module.net.parameters())))
         optimiser.step()
-        return Work(len(chosen), targets, found)
+        return Work({"rows": len(chosen), "targets": targets}, found)
 
     return step
 
@@ -174,7 +175,8 @@ def build_epochs(setting: Setting, loss: Loss = "full") -> Step:
     def step(_: int) -> Work:
         trainer = quiet_trainer(setting.prepared)
         trainer.fit(module, data)
-        return Work(len(rows["row"]), targets, {"total": float(trainer.callback_metrics["train/loss"])})
+        counts = {"rows": len(rows["row"]), "targets": targets}
+        return Work(counts, {"total": float(trainer.callback_metrics["train/loss"])})
 
     return step
 
@@ -194,13 +196,13 @@ def build_ranking(setting: Setting, verb: str = "validate") -> Step:
         trainer = quiet_trainer(setting.prepared, validating=1.0)
         trainer.validate(module, data, verbose=False)
         rows = data.card["splits"]["valid"]["rows"]
-        return Work(rows, rows, {"ndcg@10": float(trainer.callback_metrics["val/ndcg@10"])})
+        return Work({"rows": rows}, {"ndcg@10": float(trainer.callback_metrics["val/ndcg@10"])})
 
     def test(_: int) -> Work:
         with tempfile.TemporaryDirectory() as folder:
             table = PredictionTable(Path(folder))
             quiet_trainer(setting.prepared, table).test(module, data, verbose=False)
         rows = data.card["splits"]["test"]["rows"]
-        return Work(rows, rows, {"ndcg@10": table.metrics["ndcg@10"].value})
+        return Work({"rows": rows}, {"ndcg@10": table.metrics["ndcg@10"].value})
 
     return validate if verb == "validate" else test

@@ -20,20 +20,17 @@ PREPARED is a directory of `heptad seqrec prep`; without it the log is a synthet
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.competitors import Entry, add_options, measure, start, take_turns
 from benchmarks.peers.mqsa_ted_dense import Options, initial
 from benchmarks.peers.sequences import Log, Setting
 from benchmarks.seqrec_steps import export, synthetic
@@ -45,122 +42,30 @@ RECBOLE_BATCH = 2048  # its default
 BEAUTY = (22_363, 12_101)  # users and items of Amazon Beauty, whose users have 8.9 events on average
 
 
-@dataclass(frozen=True)
-class Entry:
-    """Who takes part.
-
-    Attributes:
-        name: as printed.
-        python: interpreter.
-        target: `MODULE:FUNCTION[:VARIANT]` that builds a step.
-        setting: sizes.
-        rows: rows of an epoch.
-        targets: targets of an epoch.
-    """
-
-    name: str
-    python: str
-    target: str
-    setting: Setting
-    rows: int = 0
-    targets: int = 0
-
-
-@dataclass
-class Competitor:
-    """A worker process and what it has measured so far.
-
-    Attributes:
-        entry: who it is.
-        process: the worker.
-        answers: one per round that counts, see `benchmarks.peers.sequences`.
-    """
-
-    entry: Entry
-    process: subprocess.Popen[str]
-    answers: list[dict[str, Any]] = field(default_factory=list)
-
-    def run(self, steps: int, *, keep: bool = True) -> dict[str, Any]:
-        """Do some steps; without `keep` they only warm up."""
-        if self.process.stdin is None or self.process.stdout is None:
-            msg = f"{self.entry.name}: the worker has no pipes"
-            raise RuntimeError(msg)
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(f"{steps}\n")
-            self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            msg = f"{self.entry.name}: the worker ended with status {self.process.wait()}; --verbose shows why"
-            raise RuntimeError(msg)
-        answer: dict[str, Any] = json.loads(line)
-        if keep:
-            self.answers.append(answer)
-        return answer
-
-    def total(self, what: str) -> float:
-        """Sum over the rounds."""
-        return float(sum(answer[what] for answer in self.answers))
-
-    def epoch(self) -> float:
-        """CPU-seconds of an epoch."""
-        return self.total("cpu") / self.total("rows") * self.entry.rows
-
-
-@contextlib.contextmanager
-def start(entry: Entry, options: argparse.Namespace) -> Iterator[Competitor]:
-    """Start a worker, and end it afterwards."""
-    threads = str(options.threads)
-    process = subprocess.Popen(
-        [entry.python, "-m", "benchmarks.peers.sequences", entry.target, json.dumps(asdict(entry.setting))],
-        cwd=Path(__file__).resolve().parents[1],
-        env=os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "POLARS_MAX_THREADS": threads},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=None if options.verbose else subprocess.DEVNULL,
-        text=True,
-    )
-    try:
-        yield Competitor(entry, process)
-    finally:
-        process.kill()
-        process.wait()
-
-
-def measure(entry: Entry, options: argparse.Namespace) -> dict[str, Any]:
-    """Let one worker do a single step."""
-    with start(entry, options) as competitor:
-        return competitor.run(1)
-
-
 def entries(setting: Setting, log: Log, options: argparse.Namespace) -> list[tuple[Entry, Entry]]:
     """Return the pairs that run in turns: a peer, and ours."""
-    users = int((np.minimum(np.diff(log.offsets), setting.max_len) - 1).clip(0).sum())
-    ours = Entry("Heptad MQSA-TED", sys.executable, f"{OURS}:build_ours", setting, log.n_users, users)
+    targets = int((np.minimum(np.diff(log.offsets), setting.max_len) - 1).clip(0).sum())
+    epoch = {"rows": log.n_users, "targets": targets}
+    ours = Entry("Heptad MQSA-TED", sys.executable, f"{OURS}:build_ours", setting, epoch)
     pairs = [(replace(ours, name="MQSA-TED, dense form", target=DENSE), ours)]
     if options.peer_python:
         prefixes = len(log.items) - log.n_users
-        larger = replace(setting, batch=RECBOLE_BATCH)
-        pairs.append((Entry("RecBole 1.2.0 SASRec", options.peer_python, RECBOLE, larger, prefixes, prefixes), ours))
+        larger, epoch = replace(setting, batch=RECBOLE_BATCH), {"rows": prefixes, "targets": prefixes}
+        pairs.append((Entry("RecBole 1.2.0 SASRec", options.peer_python, RECBOLE, larger, epoch), ours))
     return pairs
 
 
 def compare(pair: tuple[Entry, Entry], options: argparse.Namespace) -> list[str]:
     """Run a peer and ours in turns; return their rows of the table."""
-    with contextlib.ExitStack() as stack:
-        both = [stack.enter_context(start(entry, options)) for entry in pair]
-        for competitor in both:
-            competitor.run(options.warmup, keep=False)
-        for _ in range(options.repeats):
-            for competitor in both:
-                competitor.run(options.steps)
+    both = take_turns(pair, options)
+    seconds = [competitor.epoch_seconds("rows") for competitor in both]
     rows = []
-    for competitor in both:
-        speeds = [answer["targets"] / answer["cpu"] for answer in competitor.answers]
-        last, epoch, ratio = competitor.answers[-1], competitor.epoch(), both[0].epoch() / competitor.epoch()
+    for competitor, epoch in zip(both, seconds, strict=True):
+        speeds = competitor.speeds("targets")
         rows.append(
-            f"| {competitor.entry.name} | {competitor.entry.targets:,} | {min(speeds):,.0f} "
-            f"| **{statistics.median(speeds):,.0f}** | {max(speeds):,.0f} | {epoch:,.1f} | {ratio:.2f} "
-            f"| {last['peak_mib']:,.0f} ({last['imported_mib']:,.0f}) | {last['losses'][-1]['rec']:.4f} |"
+            f"| {competitor.entry.name} | {competitor.entry.epoch['targets']:,} | {min(speeds):,.0f} "
+            f"| **{statistics.median(speeds):,.0f}** | {max(speeds):,.0f} | {epoch:,.1f} | {seconds[0] / epoch:.2f} "
+            f"| {competitor.peak_mib:,.0f} ({competitor.imported_mib:,.0f}) | {competitor.losses['rec']:.4f} |"
         )
     return rows
 
@@ -207,11 +112,9 @@ def print_ranking(setting: Setting, log: Log, options: argparse.Namespace) -> No
     print("| verb | users | items | threads | wall s | CPU-s | peak MiB | ndcg@10 |\n|---|---|---|---|---|---|---|---|")
     for verb in ("validate", "test"):
         entry = Entry(verb, sys.executable, f"{OURS}:build_ranking:{verb}", setting)
-        with start(entry, options) as competitor:
-            competitor.run(1, keep=False)
-            found = competitor.run(1)
+        found = measure(entry, options, warmup=1)
         print(
-            f"| {verb} | {found['rows']:,} | {log.n_items:,} | {options.threads} | {found['wall']:.2f} "
+            f"| {verb} | {found['counts']['rows']:,} | {log.n_items:,} | {options.threads} | {found['wall']:.2f} "
             f"| {found['cpu']:.2f} | {found['peak_mib']:,.0f} | {found['losses'][0]['ndcg@10']:.4f} |",
             flush=True,
         )
@@ -234,9 +137,10 @@ def print_epochs(sizes: list[tuple[int, int]], loss: str, folder: Path, options:
         events = json.loads((prepared / "dataset.json").read_text())["n_events"]
         setting = Setting(log="", prepared=str(prepared), dropout=options.dropout)
         found = measure(Entry("Heptad", sys.executable, f"{OURS}:build_epochs:{loss}", setting), options)
+        targets = found["counts"]["targets"]
         print(
-            f"| {users:,} | {items:,} | {events:,} | {found['targets']:,} | {loss} | {found['cpu']:.1f} "
-            f"| {found['targets'] / found['cpu']:,.0f} | {found['peak_mib']:,.0f} |",
+            f"| {users:,} | {items:,} | {events:,} | {targets:,} | {loss} | {found['cpu']:.1f} "
+            f"| {targets / found['cpu']:,.0f} | {found['peak_mib']:,.0f} |",
             flush=True,
         )
 
@@ -253,11 +157,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     section.add_argument("--catalogue", type=int, help="time an epoch over so many items with sampled softmax")
     parser.add_argument("--users", type=int, default=100_000, help="of --catalogue (default: %(default)s)")
     parser.add_argument("--dropout", type=float, default=0.5, help="default: %(default)s")
-    parser.add_argument("--repeats", type=int, default=7, help="rounds (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=2, help="steps per round and competitor (default: %(default)s)")
-    parser.add_argument("--warmup", type=int, default=1, help="steps before the first round (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of each competitor (default: %(default)s)")
-    parser.add_argument("--verbose", action="store_true", help="show what the workers print")
+    add_options(parser)
     return parser.parse_args(arguments)
 
 

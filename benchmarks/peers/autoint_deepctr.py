@@ -11,7 +11,8 @@ import torch
 from deepctr_torch.inputs import DenseFeat, SparseFeat
 from deepctr_torch.models import AutoInt
 
-from benchmarks.peers.clicks import N_NUMERIC, Setting, Step
+from benchmarks.peers.clicks import N_NUMERIC, Setting
+from benchmarks.peers.worker import Step, Work
 
 
 def build(setting: Setting) -> Step:
@@ -33,7 +34,7 @@ def build(setting: Setting) -> Step:
     ring = [(torch.cat([b.numbers, b.categories.float()], dim=1), b.label) for b in setting.batches()]
     model.train()
 
-    def step(i: int) -> float:
+    def step(i: int) -> Work:
         rows, label = ring[i % len(ring)]
         predicted = model(rows).squeeze(-1)
         model.optim.zero_grad()
@@ -41,6 +42,6 @@ def build(setting: Setting) -> Step:
         total = loss + model.get_regularization_loss() + model.aux_loss
         total.backward()
         model.optim.step()
-        return float(loss.item()) / len(label)
+        return Work({"samples": len(label)}, {"loss": float(loss.item()) / len(label)})
 
     return step

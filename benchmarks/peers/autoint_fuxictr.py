@@ -18,7 +18,8 @@ from fuxictr.pytorch.layers import FeatureEmbedding, ScaledDotProductAttention
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
-from benchmarks.peers.clicks import N_NUMERIC, Setting, Step
+from benchmarks.peers.clicks import N_NUMERIC, Setting
+from benchmarks.peers.worker import Step, Work
 
 
 class _Interacting(nn.Module):
@@ -74,4 +75,8 @@ def build(setting: Setting) -> Step:
         columns = torch.cat([batch.numbers.double(), batch.categories.double()], dim=1).unbind(1)
         ring.append(dict(zip(names, columns, strict=True)) | {"label": batch.label})
     model.train()
-    return lambda i: float(model.train_step(ring[i % len(ring)]).item())
+
+    def step(i: int) -> Work:
+        return Work({"samples": setting.batch}, {"loss": float(model.train_step(ring[i % len(ring)]).item())})
+
+    return step

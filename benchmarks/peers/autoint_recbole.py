@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.peers.clicks import N_NUMERIC, Setting, Step
+from benchmarks.peers.clicks import N_NUMERIC, Setting
+from benchmarks.peers.worker import Step, Work
 
 if not hasattr(np, "long"):  # NumPy 1.24 to 1.26 lack the name that RecBole 1.2.0 uses
     np.long = np.int64
@@ -74,12 +75,12 @@ def build(setting: Setting) -> Step:
     ring = [_interaction(b.numbers, b.categories, b.label) for b in setting.batches()]
     model.train()
 
-    def step(i: int) -> float:
+    def step(i: int) -> Work:
         optimiser.zero_grad()
         loss = model.calculate_loss(ring[i % len(ring)])
         value = float(loss.item())
         loss.backward()
         optimiser.step()
-        return value
+        return Work({"samples": setting.batch}, {"loss": value})
 
     return step

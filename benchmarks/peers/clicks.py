@@ -1,13 +1,13 @@
 """Synthetic click logs in the shape of Criteo: 13 numbers, 26 categories, a click.
 
 Within a field the ids follow Zipf's law (log-uniform ranks); the field sizes fall off as a power law and add up to the
-vocabulary asked for. Nothing here needs more than torch, so that every peer's interpreter can read it.
+vocabulary asked for. Nothing here needs more than torch, so that every peer's interpreter can read it. A
+step trains on batch i modulo their number and counts its `samples`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +15,6 @@ from torch import Tensor
 
 N_NUMERIC = 13
 N_CATEGORICAL = 26
-
-Step = Callable[[int], float]
-"""Train on batch number i (modulo the number of batches) and return the loss."""
 
 
 @dataclass(frozen=True)

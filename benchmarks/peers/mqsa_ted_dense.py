@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.peers.sequences import Ints, Log, Setting, Step, Work
+from benchmarks.peers.sequences import Ints, Log, Setting
+from benchmarks.peers.worker import Step, Work
 
 BRANCHES = ("short", "long")
 DENSE = ("query", "key", "value", "ffn1", "ffn2")
@@ -271,6 +272,6 @@ def build(setting: Setting) -> Step:
     def step(i: int) -> Work:
         inputs, targets = log.padded(setting.rows(i, log.n_users), setting.max_len)
         losses = model.step(torch.from_numpy(inputs), torch.from_numpy(targets))
-        return Work(len(inputs), int((inputs != log.n_items).sum()), losses)
+        return Work({"rows": len(inputs), "targets": int((inputs != log.n_items).sum())}, losses)
 
     return step

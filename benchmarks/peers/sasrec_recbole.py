@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.peers.sequences import Log, Setting, Step, Work
+from benchmarks.peers.sequences import Log, Setting
+from benchmarks.peers.worker import Step, Work
 
 if "long" not in vars(np):  # NumPy 1.24 to 1.26 lack the name that RecBole 1.2.0 uses
     np.long = np.int64
@@ -117,6 +118,6 @@ def build(setting: Setting) -> Step:
         value = float(loss.item())
         loss.backward()
         optimiser.step()
-        return Work(len(batch), len(batch), {"rec": value})
+        return Work({"rows": len(batch), "targets": len(batch)}, {"rec": value})
 
     return step

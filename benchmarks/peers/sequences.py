@@ -1,47 +1,18 @@
-"""Training sequences for the peers of sequential recommendation: a log on disk, its batches, a worker that times steps.
+"""Training sequences for the peers of sequential recommendation: a log on disk and its batches.
 
-Needs nothing but NumPy and torch, so that every peer's interpreter can read it. A competitor in its own interpreter is
-`python -m benchmarks.peers.sequences MODULE:FUNCTION[:VARIANT] SETTING`, started in the repository root. The function
-takes a Setting (and the variant) and returns a Step; SETTING is a JSON object. Each line on standard input holds a
-number of steps; the answer is one line of JSON on standard output. What the peer itself prints goes to standard error.
+Needs nothing but NumPy, so that every peer's interpreter can read it. A step counts `rows` of its batch (users;
+prefixes where every prefix is a row) and `targets`, the positions that a next item was predicted for.
 """
 
 from __future__ import annotations
 
-import importlib
-import json
-import os
-import resource
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 Ints = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Work:
-    """What one step did.
-
-    Attributes:
-        rows: rows of the batch (users; prefixes where every prefix is a row).
-        targets: positions that a next item was predicted for.
-        losses: by name.
-    """
-
-    rows: int
-    targets: int
-    losses: dict[str, float]
-
-
-Step = Callable[[int], Work]
-"""Train on batch number i of an endless run of shuffled epochs."""
 
 
 @dataclass(frozen=True)
@@ -140,44 +111,3 @@ class Setting:
         epoch, place = divmod(i, -(-total // self.batch))
         order = np.random.default_rng((self.seed, epoch)).permutation(total)
         return order[place * self.batch : (place + 1) * self.batch]
-
-
-def _peak_mib() -> float:
-    try:  # getrusage would count what the parent held when it started this process
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
-
-
-def main() -> None:
-    """Serve timing requests until standard input ends."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    setting = Setting(**json.loads(sys.argv[2]))
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    module, function, *variant = sys.argv[1].split(":")
-    make = getattr(importlib.import_module(module), function)
-    imported = _peak_mib()
-    step: Step = make(setting, *variant)
-    done = 0
-    for line in sys.stdin:
-        count = int(line)
-        cpu, wall = time.process_time(), time.perf_counter()
-        work = [step(done + i) for i in range(count)]
-        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-        done += count
-        answer = {
-            "rows": sum(w.rows for w in work),
-            "targets": sum(w.targets for w in work),
-            "cpu": cpu,
-            "wall": wall,
-            "losses": [w.losses for w in work],
-            "peak_mib": _peak_mib(),
-            "imported_mib": imported,
-        }
-        answers.write(json.dumps(answer) + "\n")
-
-
-if __name__ == "__main__":
-    main()
