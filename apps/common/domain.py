@@ -32,7 +32,7 @@ class Domain:
         name: as in `heptad NAME`.
         title: one line for the help.
         systems: name -> system; the first is the default of `--system`.
-        monitor: validation metric that chooses the best checkpoint.
+        monitor: validation metric that chooses the best checkpoint; of a system that lacks it, its own first one.
         mode: `min` or `max`.
         links: (source, target) options that the data of all its systems determine, such as the fields.
         prepare: function behind `prep`, or data set -> function; the signature becomes the options.

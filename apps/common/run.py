@@ -103,11 +103,12 @@ class HeptadCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options that every domain has."""
-        domain = self.domain
+        domain, known = self.domain, self.model_type.validation_metrics
+        monitor = domain.monitor if domain.monitor in known else known[0]
         parser.add_argument("--system", type=str, default=domain.default_system, help="which model of the domain")
         parser.add_argument("--run", type=str, default=f"runs/{domain.name}", help="folder of everything written")
         parser.add_argument("--init_from", type=str | None, default=None, help="start from these weights alone")
-        parser.add_argument("--monitor", type=str, default=domain.monitor, help="metric that chooses best.ckpt")
+        parser.add_argument("--monitor", type=str, default=monitor, help="metric that chooses best.ckpt")
         parser.add_argument("--mode", type=Literal["min", "max"], default=domain.mode, help="best is lowest or highest")
         parser.add_argument("--patience", type=int | None, default=None, help="stop after so many worse validations")
         parser.add_argument("--save_every", type=int, default=1000, help="steps between writings of last.ckpt")

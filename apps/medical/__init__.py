@@ -4,7 +4,11 @@ from apps.common.domain import Domain, System
 
 _XRAYS = "data_prep.medical.xray.prepare:prepare"
 _BAGS = "domains.medical.data:BagData"
-_FEATURES = (("data.feature_dim", "model.feature_dim"),)
+_CLASSES = (("data.classes", "model.classes"),)
+_FEATURES = (*_CLASSES, ("data.feature_dim", "model.feature_dim"))
+_GRAY = (("data.gray_side", "model.gray_side"),)
+_VIEWS = (*_CLASSES, ("data.side", "model.side"), *_GRAY)
+_IMAGES = "domains.medical.image_data:ImageData"
 
 DOMAIN = Domain(
     name="medical",
@@ -13,10 +17,13 @@ DOMAIN = Domain(
         "acmil": System("domains.medical.module:ACMILModule", _BAGS, _FEATURES),
         "abmil": System("domains.medical.module:ABMILModule", _BAGS, _FEATURES),
         "pooling": System("domains.medical.module:PoolingModule", _BAGS, _FEATURES),
+        "medusa": System("domains.medical.medusa_module:MEDUSAModule", _IMAGES, _VIEWS),
+        "medusa-body": System(
+            "domains.medical.segmentation:MEDUSABodyModule", "domains.medical.image_data:LungData", _GRAY
+        ),
     },
     monitor="val/auroc",
     mode="max",
-    links=(("data.classes", "model.classes"),),
     prepare={
         "slides": "data_prep.medical.wsi.slides:prepare",
         "bags": "data_prep.medical.wsi.bags:prepare",

@@ -137,6 +137,8 @@ def report_tables(predictions: pl.DataFrame, metrics: Mapping[str, Estimate]) ->
         predictions: see `evaluate_diagnosis`.
         metrics: as it returns them; they tell the names of the classes.
     """
+    if "probability_0" not in predictions.columns:  # masks of lungs, which have no classes
+        return {}
     classes = class_names(metrics, arrays(predictions)[1].shape[1])
     tables: dict[str, list[dict[str, Cell]]] = {}
     warnings = shortcuts(predictions, classes)

@@ -18,6 +18,7 @@ from domains.common.classification_figures import (
 from domains.common.figures import Picture, dots
 from domains.common.intervals import Estimate
 from domains.medical.evaluation import RESAMPLES, strata
+from domains.medical.lung_figures import overlap_distribution
 from domains.medical.patients import arrays, implied_thresholds, units
 
 SHOWN = 20  # sources of a picture
@@ -27,9 +28,11 @@ def figures(predictions: pl.DataFrame, metrics: Mapping[str, Estimate]) -> list[
     """Draw the report's pictures.
 
     Args:
-        predictions: see `evaluate_diagnosis`.
+        predictions: see `evaluate_diagnosis`; or, of lung masks, what `MEDUSABodyModule` returns.
         metrics: as it returns them; they tell the names of the classes.
     """
+    if "dice" in predictions.columns:
+        return [overlap_distribution(predictions)]
     labels, probabilities = arrays(predictions)
     predicted = predictions["predicted"].to_numpy().astype(np.int64)
     classes = class_names(metrics, probabilities.shape[1])

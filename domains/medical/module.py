@@ -105,6 +105,11 @@ class DiagnosisModule(HeptadModule):
         self.log_dict({f"val/{name}": found[name] for name in METRICS}, prog_bar=False)
         self.log("val/accuracy_plus_auroc", found["accuracy"] + found["auroc"])
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the threshold chosen last, where averaged weights (`--ema`) bring an average of thresholds along."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["state_dict"]["threshold"] = self.threshold.clone()
+
     def predict_step(self, batch: Batch, index: int) -> dict[str, Any]:
         """Probabilities and decision for each row."""
         return self.predictions(batch, self(batch))
@@ -201,7 +206,7 @@ class BagModule(DiagnosisModule):
             nothing: Tensor = torch.stack([parameter.sum() for parameter in self.net.parameters()]).sum() * 0.0
             return nothing
         x, sizes = self._subsample(batch)
-        output = self.net.pool(x.float(), sizes, need_weights=True)
+        output = self.net.pool(x.float(), sizes)
         losses = {
             name: loss.sum() * share for name, loss in bag_losses(output, batch["label"], self.class_weights).items()
         }
@@ -227,7 +232,7 @@ class BagModule(DiagnosisModule):
         """Probabilities and decision for each bag; its attention goes to a file of its own."""
         if not batch["sizes"]:
             return self.predictions(batch, self._none(batch))
-        output = self.net.pool(batch["x"].float(), batch["sizes"], need_weights=self.attention)
+        output = self.net.pool(batch["x"].float(), batch["sizes"])
         if self.attention and self.output is not None:
             tables = attention_tables(batch, output.attention(), output.branch_attention())
             for name, table in zip(batch["name"], tables, strict=True):

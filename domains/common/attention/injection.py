@@ -115,5 +115,23 @@ def resize_map(maps: Tensor, height: int, width: int) -> Tensor:
     if maps.shape[-2:] == (height, width):
         return maps
     if height <= maps.shape[-2] and width <= maps.shape[-1]:
+        if maps.is_cuda and torch.are_deterministic_algorithms_enabled():  # the gradient of torch's pooling is not
+            return pooling_matrix(maps, -2, height) @ maps @ pooling_matrix(maps, -1, width).T
         return F.adaptive_avg_pool2d(maps, (height, width))
     return F.interpolate(maps, size=(height, width), mode="bilinear", align_corners=False)
+
+
+def pooling_matrix(maps: Tensor, axis: int, size: int) -> Tensor:
+    """Matrix (size, n) that averages as adaptive pooling does: place i over [i n / size, (i + 1) n / size].
+
+    Args:
+        maps: whose axis it is; the matrix gets its device and dtype.
+        axis: number of the axis.
+        size: wanted length.
+    """
+    length = maps.shape[axis]
+    place = torch.arange(size, device=maps.device)[:, None]
+    start, end = place * length // size, -(-(place + 1) * length // size)
+    column = torch.arange(length, device=maps.device)
+    inside = ((column >= start) & (column < end)).to(maps.dtype)
+    return inside / inside.sum(dim=1, keepdim=True)

@@ -18,6 +18,7 @@ from domains.common.attention import (
     key_padding_mask,
     record,
 )
+from domains.common.attention.injection import pooling_matrix, resize_map
 from domains.ctr.autoint import BLOCKS
 
 SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.integers(1, 8))
@@ -242,3 +243,15 @@ def test_injected_gates_stay_below_their_ceiling():
         gates = gate(torch.randn(2, 6, 9, 9))
         assert gates.min() > 0
         assert gates.max() < ceiling
+
+
+@pytest.mark.parametrize(("height", "width"), [(15, 15), (9, 16), (1, 3), (16, 16)])
+def test_pooling_by_matrices_equals_adaptive_pooling(height, width):
+    maps = torch.randn(2, 3, 16, 16)
+    by_matrix = pooling_matrix(maps, -2, height) @ maps @ pooling_matrix(maps, -1, width).T
+    torch.testing.assert_close(by_matrix, resize_map(maps, height, width))
+
+
+def test_maps_that_grow_in_any_direction_are_interpolated():
+    ramp = torch.arange(4.0).expand(1, 1, 8, 4)
+    assert resize_map(ramp, 4, 8)[0, 0, 0].tolist() == [0.0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3.0]
