@@ -104,7 +104,7 @@ def assign_splits(table: SlideTable, rule: SplitRule) -> Assigned:
         raise ConfigError(f"{where}: {what}; check that both name slides alike, or choose splits stratified")
     frame = with_splits(table.frame, sides)
     _refuse_leak(frame, where)
-    told = [f"{where}: names {_some(unknown)}, no slide of {table.path.name}"] if unknown else []
+    told = [f"{where}: names {_some(unknown)} that are not among those that can be used"] if unknown else []
     if kind not in ("stratified", "hashed"):
         told.append(f"splits: by {'the list ' + where if kind == 'list' else kind}")
         left_out = frame.filter(pl.col("split").is_null())["slide"].to_list()
@@ -121,6 +121,7 @@ def assign_splits(table: SlideTable, rule: SplitRule) -> Assigned:
         "seed": rule.seed,
         "by_site": kind == "stratified" and rule.by_site and frame["site"].count() > 0,
         "n_shot": rule.n_shot,
+        "not_found": unknown,
         "file": rule.lists.name if rule.lists else None,
         "sha256": sha256_file(rule.lists) if rule.lists and rule.lists.is_file() else None,
     }

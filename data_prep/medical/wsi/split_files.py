@@ -64,17 +64,32 @@ def read_lists(source: Path) -> dict[str, list[str]]:
     return cleaned
 
 
-def _read_folder(folder: Path) -> dict[str, list[str]]:
-    with translate_os_errors(folder):
-        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in _LISTS)
-        lists = {
-            SPLIT_NAMES[path.stem.lower()]: path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-            for path in files
-            if path.stem.lower() in SPLIT_NAMES
-        }
+def list_files(source: Path) -> list[Path]:
+    """The files that `read_lists` reads: `source` itself, or the lists in the folder.
+
+    Raises:
+        DatasetNotFoundError: there is no such file or folder.
+        ConfigError: the folder holds no lists.
+    """
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise DatasetNotFoundError(f"{source}: no such file or folder of splits")
+    with translate_os_errors(source):
+        files = sorted(path for path in source.iterdir() if path.suffix.lower() in _LISTS)
+    lists = [path for path in files if path.stem.lower() in SPLIT_NAMES]
     if not lists:
         hint = f"; name one of its files, such as {files[0].name}" if files else ""
-        raise ConfigError(f"{folder}: holds no train.txt, val.txt and test.txt{hint}")
+        raise ConfigError(f"{source}: holds no train.txt, val.txt and test.txt{hint}")
+    return lists
+
+
+def _read_folder(folder: Path) -> dict[str, list[str]]:
+    with translate_os_errors(folder):
+        lists = {
+            SPLIT_NAMES[path.stem.lower()]: path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+            for path in list_files(folder)
+        }
     # Of a CSV the first column; its header is no slide.
     lines = {split: [line.partition(",")[0].strip().strip('"') for line in found] for split, found in lists.items()}
     headers = COLUMNS["slide"] + COLUMNS["patient"]
