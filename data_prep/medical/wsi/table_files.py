@@ -53,7 +53,7 @@ def read_strings(path: Path, encoding: str = "") -> tuple[pl.DataFrame, list[str
     elif data.startswith(_OLD_EXCEL):
         raise ConfigError(f"{path}: an Excel file of the old format; save it as .xlsx or .csv")
     else:
-        text, told = _decode(path, data, encoding)
+        text, told = decode_text(path, data, encoding)
         frame = _read_csv(path, text)
     if frame.height:
         filled = pl.any_horizontal([pl.col(name) != "" for name in frame.columns])
@@ -63,7 +63,8 @@ def read_strings(path: Path, encoding: str = "") -> tuple[pl.DataFrame, list[str
     return frame, told
 
 
-def _decode(path: Path, data: bytes, encoding: str) -> tuple[str, list[str]]:
+def decode_text(path: Path, data: bytes, encoding: str = "") -> tuple[str, list[str]]:
+    """Text of a file, and lines to tell the user; see `read_strings`."""
     if encoding:
         try:
             return data.decode(encoding).removeprefix("\ufeff"), []
