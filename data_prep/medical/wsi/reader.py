@@ -27,6 +27,8 @@ Image = npt.NDArray[np.uint8]
 # sizes of levels, and a "4 x" level is often 4.0003 x.
 TOLERANCE = 0.01
 BAND = 1 << 24  # pixels read at a time from a large level
+# Bytes of decoded tiles that a slide keeps: enough that a column of patches finds those of the column before.
+CACHED = 128 << 20
 
 
 class RegionError(PrepError, OSError):
@@ -169,7 +171,9 @@ class OpenSlideSlide(Slide):
 
     def __init__(self, path: Path, handle: openslide.OpenSlide) -> None:
         super().__init__(path, [(int(w), int(h)) for w, h in handle.level_dimensions], dict(handle.properties))
-        self._handle, self._lock = handle, threading.Lock()
+        self.level_downsamples = [float(downsample) for downsample in handle.level_downsamples]
+        self._handle, self._lock, self._cache = handle, threading.Lock(), openslide.OpenSlideCache(CACHED)
+        handle.set_cache(self._cache)
 
     def _read(self, x: int, y: int, level: int, width: int, height: int) -> Image:
         handle = self._handle
@@ -178,17 +182,19 @@ class OpenSlideSlide(Slide):
         except openslide.OpenSlideError:
             # After an error a handle refuses everything, also to other threads, whose region may be sound:
             # open a new one and try once more.
-            with self._lock:
-                if self._handle is handle:
-                    self._handle = openslide.OpenSlide(str(self.path))
-                handle = self._handle
+            handle = self._reopen(handle)
         try:
             return over_white(np.asarray(handle.read_region((x, y), level, (width, height))))
         except openslide.OpenSlideError:
-            with self._lock:
-                if self._handle is handle:
-                    self._handle = openslide.OpenSlide(str(self.path))
+            self._reopen(handle)
             raise
+
+    def _reopen(self, failed: openslide.OpenSlide) -> openslide.OpenSlide:
+        with self._lock:
+            if self._handle is failed:  # else another thread has done it; the old one closes with its last reader
+                self._handle = openslide.OpenSlide(str(self.path))
+                self._handle.set_cache(self._cache)
+            return self._handle
 
     def close(self) -> None:
         """Close the file."""

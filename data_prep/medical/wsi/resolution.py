@@ -63,6 +63,9 @@ def find_resolution(slide: Slide, table: Mapping[str, float] | None, default: fl
         return Resolution(table[slide.slide_id], "table")
     tried = []
     for name, look in _PLACES:
+        maker = name.partition(".")[0]
+        if maker in _MAKERS and not any(key.startswith(f"{maker}.") for key in slide.properties):
+            continue
         try:
             pair = look(slide.properties)
         except (ValueError, ZeroDivisionError, IndexError):
@@ -183,6 +186,8 @@ def _description(properties: Mapping[str, str]) -> Pair | None:
     return (float(found[1]), float(found[1])) if found else None
 
 
+# Looked at, and spoken of, only where a slide is of that maker.
+_MAKERS = frozenset({"ome", "mirax", "philips", "ventana", "dicom"})
 _DICOM = "dicom.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing"
 _MIRAX = "mirax.LAYER_0_LEVEL_0_SECTION.MICROMETER_PER_PIXEL"
 # In this order; the first that holds the resolution of a scanner counts.

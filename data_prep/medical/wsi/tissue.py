@@ -72,9 +72,9 @@ class Segmentation:
 
 PRESETS = {
     "default": Segmentation(),
-    "biopsy": Segmentation(15, 11, 2, False, 1, 1, 2),
-    "resection": Segmentation(15, 11, 4, False, 100, 16, 8),
-    "tcga": Segmentation(8, 7, 4, False, 16, 4, 8),
+    "biopsy": Segmentation(15, 11, 2, False, 1.0, 1.0, 2),
+    "resection": Segmentation(15, 11, 4, False, 100.0, 16.0, 8),
+    "tcga": Segmentation(8, 7, 4, False, 16.0, 4.0, 8),
 }
 
 
