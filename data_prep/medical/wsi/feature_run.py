@@ -101,8 +101,8 @@ def encode(
         "licence": "not stated",
         "sources": [describe_source(item.coords) for item in planned],
         **about,
-        "mpp": _one(row["mpp"] for row in rows if row["status"] == "done"),
-        "patch_size": _one(row["patch_size"] for row in rows if row["status"] == "done"),
+        "mpp": one_value(row["mpp"] for row in rows if row["status"] == "done"),
+        "patch_size": one_value(row["patch_size"] for row in rows if row["status"] == "done"),
         "dtype": job.dtype,
         "counts": counts,
         "failures": failures,
@@ -161,7 +161,7 @@ def _row(item: Planned, result: Done) -> dict[str, Any]:
     return {**dict.fromkeys(STATUS), **item.identity, **result.info, "sha256": result.files[FEATURES][1]}
 
 
-def _one(values: Iterable[Any]) -> Any:
+def one_value(values: Iterable[Any]) -> Any:
     """The value that all slides share; None if they do not."""
     found = set(values)
     return found.pop() if len(found) == 1 else None

@@ -108,17 +108,18 @@ def find_features(raw: Path | Iterable[Path], problems: list[CorruptRecordError]
 
 
 def read_features(
-    entry: FeatureEntry, bad_rows: Literal["error", "drop"] = "error"
+    entry: FeatureEntry, bad_rows: Literal["error", "drop", "keep"] = "error"
 ) -> tuple[Features, Coords | None, dict[str, Any]]:
     """Read the features of one slide and make sure that they can be learned from.
 
     Args:
         entry: from `find_features`.
-        bad_rows: what to do with rows that hold NaN or infinity: stop, or leave them and their coordinates out.
+        bad_rows: what to do with rows that hold NaN or infinity: stop, leave them and their coordinates out, or
+            nothing.
 
     Returns:
         features (N, D) in the stored type; coordinates (N, 2) int64 in level-0 pixels, if any; attributes of both, by
-        name, with `bad_rows`, the number of rows left out.
+        name, with `bad_rows`, the number of rows that hold NaN or infinity.
 
     Raises:
         CorruptRecordError: the file is damaged or empty, rows hold NaN or infinity, or the coordinates are not those
@@ -132,6 +133,8 @@ def read_features(
     if coords is not None:
         _check_coords(entry, features, coords, attributes)
     bad = find_bad_rows(features)
+    if bad_rows == "keep":
+        return features, coords, {**attributes, "bad_rows": len(bad)}
     if len(bad) and (bad_rows == "error" or len(bad) == len(features)):
         shown = ", ".join(map(str, bad[:3])) + (", ..." if len(bad) > 3 else "")
         raise CorruptRecordError(
@@ -201,8 +204,11 @@ def _prepared(folder: Path) -> list[Path] | None:
     if not (folder / MANIFEST).is_file():
         return None
     try:
-        kind = read_manifest(folder).get("kind")
+        manifest = read_manifest(folder)
     except ManifestError:  # another program's file of this name
+        return None
+    kind = manifest.get("kind")
+    if kind == "features" and manifest.get("layout", "native") != "native":
         return None
     if kind not in ("features", "bags"):
         what = "coordinates of patches" if kind == "patches" else "other prepared data"

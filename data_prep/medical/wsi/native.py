@@ -36,7 +36,7 @@ def write_features(
         features: (N, D); an array mapped from a file is not loaded as a whole.
         coords: (N, 2), upper-left corners in level-0 pixels.
         attributes: of `ATTRIBUTES` those that are known are stored with the coordinates (with the features where there
-            are none), `encoder` and `name` with the features; others are left out.
+            are none), `encoder` and `name` with the features, `label` (a class code) with the file, others not at all.
         dtype: to store.
 
     Raises:
@@ -69,6 +69,8 @@ def write_attributes(file: h5py.File, attributes: Mapping[str, Any]) -> None:
     for name in ("name", "encoder"):
         if attributes.get(name) is not None:
             file["features"].attrs[name] = attributes[name]
+    if attributes.get("label") is not None:
+        file.attrs["label"] = attributes["label"]
 
 
 def count_overflow(features: Features) -> int:
