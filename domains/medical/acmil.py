@@ -29,6 +29,7 @@ from domains.common.attention import (
 from domains.common.attention.multi_branch import split_bags
 
 Pooling = Literal["mean", "max"]
+BLOCK = 1024  # instances
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,9 @@ class BagOutput:
         features: of the bags, before the classifier.
         branch_logits: of each branch's own classifier; None where there are no branches.
         branch_features: of each branch.
-        weights: for each bag the attention (groups, K, n_b) of its branches; None where it was not asked for.
-        attention_logits: for each bag the logits (groups, K, n_b) of its branches, masked ones -1e9.
+        weights: for each bag the attention (groups, K, n_b) of its branches; groups are heads.
+        attention_logits: for each bag the logits (groups, K, n_b) of its branches, masked ones -1e9; None where nothing
+            is scored.
 
     Shape:
         logits (B, C), features (B, D), branch_logits (B, K, C), branch_features (B, K, D).
@@ -49,23 +51,21 @@ class BagOutput:
 
     logits: Tensor
     features: Tensor
+    weights: list[Tensor]
     branch_logits: Tensor | None = None
     branch_features: Tensor | None = None
-    weights: list[Tensor] | None = None
     attention_logits: list[Tensor] | None = None
 
     def attention(self) -> list[Tensor]:
         """Attention (n_b,) of each bag: the mean over its branches and heads (eq. 6)."""
-        return [weights.mean((0, 1)) for weights in self.weights or []]
+        return [weights.mean((0, 1)) for weights in self.weights]
 
     def branch_attention(self) -> list[Tensor]:
         """Attention (K, n_b) of each bag's branches: the mean over heads."""
-        return [weights.mean(0) for weights in self.weights or []]
+        return [weights.mean(0) for weights in self.weights]
 
     def diversity(self) -> Tensor:
         """Loss L_div (B,) of the bags (eq. 8)."""
-        if not self.weights:
-            return self.logits.new_zeros(len(self.logits))
         return torch.stack([diversity_loss(weights) for weights in self.weights])
 
 
@@ -110,12 +110,12 @@ class BagNetwork(nn.Module):
         self.feature_mean.copy_(mean)
         self.feature_deviation.copy_(deviation)
 
-    def instances(self, x: Tensor) -> Tensor:
-        """Reduce the width: (N, D_feat) -> (N, D)."""
+    def instances(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Reduce the width: (N, D_feat) -> (N, D), into `out` where nothing is trained."""
         if self.standardize:  # a feature that never changes is 0
             known = self.feature_deviation > 0
             x = (x - self.feature_mean) * torch.where(known, 1.0 / self.feature_deviation.clamp(min=1e-12), 0.0)
-        h: Tensor = self.reduce(x)
+        h: Tensor = self.reduce(x) if out is None else torch.mm(x, self.reduce.weight.T, out=out)
         return h.relu_()
 
     def pool(
@@ -124,8 +124,6 @@ class BagNetwork(nn.Module):
         sizes: Sequence[int] | None = None,
         *,
         draws: Sequence[Tensor] | None = None,
-        need_weights: bool = False,
-        need_logits: bool = False,
     ) -> BagOutput:
         """Pool and classify packed bags.
 
@@ -133,8 +131,6 @@ class BagNetwork(nn.Module):
             x: features of the instances of all bags.
             sizes: instances of each bag; None: one bag.
             draws: for each bag the uniform draws of its masking, in the place of fresh ones.
-            need_weights: return the attention.
-            need_logits: return the logits of the attention.
 
         Shape:
             x (N, D_feat) -> see `BagOutput`.
@@ -214,19 +210,11 @@ class ACMIL(BagNetwork):
         sizes: Sequence[int] | None = None,
         *,
         draws: Sequence[Tensor] | None = None,
-        need_weights: bool = False,
-        need_logits: bool = False,
     ) -> BagOutput:
         """Pool and classify packed bags; see `BagNetwork.pool`. Masking is of training only."""
-        h = self.instances(x)
-        pooled = self.attention(
-            h,
-            sizes,
-            masking=self.masking if self.training else None,
-            draws=draws,
-            need_weights=need_weights,
-            need_logits=need_logits,
-        )
+        h, scores = self._score(x)
+        masking = self.masking if self.training else None
+        pooled = self.attention(h, sizes, scores=scores, masking=masking, draws=draws)
         if isinstance(self.attention, LearnedQueryPooling) and self.bag is not None:
             dropout = self.dropout if self.training else 0.0
             branches = self.attention.project(pooled.branches, dropout)  # (B, K, D)
@@ -243,6 +231,18 @@ class ACMIL(BagNetwork):
             weights=pooled.weights,
             attention_logits=pooled.logits,
         )
+
+    def _score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Instances and their scores; where nothing is trained on a CPU, in blocks that stay in its cache."""
+        score = self.attention.scorer()
+        if torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_compiling() or len(x) <= BLOCK:
+            h = self.instances(x)
+            return h, score(h)
+        h = x.new_empty(len(x), self.dim)
+        scores = []
+        for start in range(0, len(x), BLOCK):
+            scores.append(score(self.instances(x[start : start + BLOCK], h[start : start + BLOCK])))
+        return h, torch.cat(scores, 1)
 
 
 class ABMIL(ACMIL):
@@ -296,13 +296,11 @@ class PoolingMIL(BagNetwork):
         sizes: Sequence[int] | None = None,
         *,
         draws: Sequence[Tensor] | None = None,
-        need_weights: bool = False,
-        need_logits: bool = False,
     ) -> BagOutput:
         """Pool and classify packed bags; all instances weigh the same."""
-        del draws, need_logits
+        del draws
         bags = split_bags(self.instances(x), sizes)
         pooled = [bag.mean(0) if self.pooling == "mean" else bag.amax(0) for bag in bags]
         features = torch.stack(pooled)
-        even = [bag.new_full((1, 1, len(bag)), 1.0 / len(bag)) for bag in bags] if need_weights else None
+        even = [bag.new_full((1, 1, len(bag)), 1.0 / len(bag)) for bag in bags]
         return BagOutput(logits=self.classifier(features), features=features, weights=even)

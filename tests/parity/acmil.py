@@ -23,7 +23,7 @@ def replay(metadata: dict[str, str], given: dict[str, Tensor], wanted: list[str]
     labels = torch.cat([given[f"input/label{b}"] for b in range(len(bags))])
     draws = [given[f"input/stkim_u{b}"] for b in range(len(bags))] if "input/stkim_u0" in given else None
     sizes = [len(bag) for bag in bags]
-    output = net.pool(torch.cat(bags), sizes, draws=draws, need_weights=True, need_logits=True)
+    output = net.pool(torch.cat(bags), sizes, draws=draws)
     losses = bag_losses(output, labels)
     if output.branch_logits is None:  # one branch: the official program carries its classifier along, untrained
         losses |= {"branch": torch.zeros(len(bags)), "diversity": torch.zeros(len(bags))}

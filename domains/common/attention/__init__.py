@@ -1,17 +1,18 @@
 """Attention blocks, one file per published mechanism, all written on `attend`."""
 
-from domains.common.attention.core import attend, causal_mask, key_padding_mask
+from domains.common.attention.core import attend, causal_mask, key_padding_mask, weigh
 from domains.common.attention.field import FieldAttention
-from domains.common.attention.gated_pooling import GatedAttentionPooling, Pooled
+from domains.common.attention.gated_pooling import GatedAttentionPooling
 from domains.common.attention.injection import InjectionGate, InjectionHead
 from domains.common.attention.learned_query import HeadProjection, LearnedQueryPooling
-from domains.common.attention.multi_branch import BranchLinear, InstanceMasking, MaskReading, diversity_loss
+from domains.common.attention.multi_branch import BranchLinear, InstanceMasking, MaskReading, Pooled, diversity_loss
 from domains.common.attention.multi_query import LQueryAttention, LQueryBlock, MultiQueryAttention
 from domains.common.attention.multihead import MultiHeadAttention, merge_heads, split_heads
 from domains.common.attention.recorder import Recordable, record
 
 __all__ = [
     "attend",
+    "weigh",
     "record",
     "Recordable",
     "MultiHeadAttention",

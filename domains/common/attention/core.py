@@ -65,6 +65,21 @@ def _explicit(
     scores = (q if factor == 1.0 else q * factor) @ k.transpose(-2, -1)  # (..., heads, Lq, Lk)
     if bias is not None:
         scores = scores + bias
+    return weigh(scores, v, mask=mask, dropout=dropout)
+
+
+def weigh(scores: Tensor, v: Tensor, *, mask: Tensor | None = None, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Second half of `attend`, for blocks that score their keys otherwise, or look at the scores: softmax and sum.
+
+    Args:
+        scores: of the keys.
+        v: values.
+        mask: boolean, **True = attend**.
+        dropout: probability with which a weight is dropped; pass 0 outside training.
+
+    Shape:
+        scores (..., Lq, Lk), v (..., Lk, value_dim) -> out (..., Lq, value_dim), weights (..., Lq, Lk).
+    """
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf)
     weights = scores.softmax(dim=-1)

@@ -5,14 +5,13 @@ The multi-head branches of ACMIL: Y. Zhang et al. (ECCV 2024), arXiv 2311.07125;
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from domains.common.attention.gated_pooling import Pooled
-from domains.common.attention.multi_branch import MASKED, BranchLinear, InstanceMasking, split_bags
+from domains.common.attention.multi_branch import BranchLinear, InstanceMasking, Pooled, pool_bags
 from domains.common.attention.recorder import Recordable
 
 
@@ -58,41 +57,28 @@ class LearnedQueryPooling(Recordable):
         constant = (query * self.key.bias.view(-1, self.heads, width)).sum(-1)
         return torch.einsum("khc,khcd->khd", query, key), constant
 
+    def scorer(self) -> Callable[[Tensor], Tensor]:
+        """Make the function that scores instances for each branch and head; it can be called on any share of them.
+
+        Shape:
+            h (N, D) -> (K H, N).
+        """
+        folded, constant = self.fold()
+        queries, bias = folded.flatten(0, 1), constant.flatten()[:, None]
+        return lambda h: torch.addmm(bias, queries, h.T)
+
     def forward(
         self,
         h: Tensor,
         sizes: Sequence[int] | None = None,
         *,
+        scores: Tensor | None = None,
         masking: InstanceMasking | None = None,
         draws: Sequence[Tensor] | None = None,
-        need_weights: bool = False,
-        need_logits: bool = False,
     ) -> Pooled:
         """Pool each bag; the arguments are those of `GatedAttentionPooling`, draws are (K, H, k) for each bag."""
-        folded, constant = self.fold()
-        queries = folded.flatten(0, 1)  # (K H, D)
-        shape = (self.branches, self.heads, -1)
-        pooled, weights, logits = [], [], []
-        for i, instances in enumerate(split_bags(h, sizes)):
-            scores = None
-            # one number for all instances of a head changes no weight; it is here to be a part of the graph
-            bias = constant.flatten()[None, :, None] if torch.is_grad_enabled() else None
-            if masking is not None or need_logits:
-                scores = queries @ instances.T + constant.flatten()[:, None]  # (K H, n)
-            if masking is not None and scores is not None:
-                mask = masking.mask(scores.detach(), None if draws is None else draws[i])
-                masked = torch.zeros_like(scores.detach()).masked_fill_(mask, MASKED)[None]
-                bias = masked if bias is None else masked + bias
-                scores = scores.masked_fill(mask, MASKED)
-            found, attention = self.mix(
-                queries[None], instances[None], instances[None], bias=bias, scale=1.0, need_weights=need_weights
-            )
-            pooled.append(found[0].view(shape))
-            if attention is not None:
-                weights.append(attention[0].view(shape).transpose(0, 1))
-            if scores is not None:
-                logits.append(scores.view(shape).transpose(0, 1))
-        return Pooled(torch.stack(pooled), weights if need_weights else None, logits if need_logits else None)
+        found = self.scorer()(h) if scores is None else scores
+        return pool_bags(self, found, h, sizes, (self.branches, self.heads), masking, draws)
 
     def project(self, pooled: Tensor, dropout: float = 0.0) -> Tensor:
         """Make the vectors of the branches: (B, K, H, D) -> (B, K, D)."""

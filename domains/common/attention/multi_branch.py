@@ -15,11 +15,30 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from domains.common.attention.recorder import Recordable
 
 MaskReading = Literal["exact", "bernoulli"]
 MASKED = -1e9  # the official logit of a masked instance: a bag of which all are masked is attended to evenly
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Bags pooled by several branches of attention.
+
+    Args:
+        branches: what each branch makes of each bag.
+        weights: for each bag its attention (groups, K, n_b) after the softmax; groups are heads.
+        logits: for each bag its logits (groups, K, n_b); masked ones are -1e9.
+
+    Shape:
+        branches (B, K, D), or (B, K, H, D) where heads are not merged yet.
+    """
+
+    branches: Tensor
+    weights: list[Tensor]
+    logits: list[Tensor]
 
 
 class BranchLinear(nn.Module):
@@ -113,10 +132,48 @@ def diversity_loss(weights: Tensor) -> Tensor:
     branches = weights.shape[1]
     if branches < 2:
         return weights.new_zeros(())
-    unit = F.normalize(weights, dim=-1, eps=1e-8)
-    gram = unit @ unit.transpose(-2, -1)  # (groups, K, K)
-    pairs = gram.sum((-2, -1)) - gram.diagonal(dim1=-2, dim2=-1).sum(-1)
+    gram = weights @ weights.transpose(-2, -1)  # (groups, K, K)
+    norms = gram.diagonal(dim1=-2, dim2=-1).sqrt().clamp(min=1e-8)
+    cosines = gram / (norms[..., :, None] * norms[..., None, :])
+    pairs = cosines.sum((-2, -1)) - cosines.diagonal(dim1=-2, dim2=-1).sum(-1)
     return (pairs / (branches * (branches - 1))).mean()
+
+
+def pool_bags(
+    block: Recordable,
+    scores: Tensor,
+    h: Tensor,
+    sizes: Sequence[int] | None,
+    rows: tuple[int, ...],
+    masking: InstanceMasking | None,
+    draws: Sequence[Tensor] | None,
+) -> Pooled:
+    """Pool packed bags by given scores, each bag by its own.
+
+    Args:
+        block: whose attention it is, for the recorder.
+        scores: of the instances of all bags.
+        h: the instances.
+        sizes: instances of each bag; None: one bag.
+        rows: (K,) or (K, H): what the rows of the scores are.
+        masking: which instances a row does without; None: it has all.
+        draws: for each bag the uniform draws of the masking.
+
+    Shape:
+        scores (R, N), h (N, D) -> branches (B, *rows, D); weights and logits (H or 1, K, n_b).
+    """
+    pooled: list[Tensor] = []
+    weights: list[Tensor] = []
+    logits: list[Tensor] = []
+    bags = split_bags(h, sizes)
+    for i, (mine, instances) in enumerate(zip(torch.split(scores, [len(bag) for bag in bags], 1), bags, strict=True)):
+        if masking is not None:
+            mine = mine.masked_fill(masking.mask(mine.detach(), None if draws is None else draws[i]), MASKED)
+        out, attention = block.weigh(mine, instances)
+        pooled.append(out.view(*rows, -1))
+        for given, kept in ((attention, weights), (mine, logits)):
+            kept.append(given.view(rows[0], -1, given.shape[1]).transpose(0, 1))
+    return Pooled(torch.stack(pooled), weights, logits)
 
 
 def split_bags(instances: Tensor, sizes: Sequence[int] | None) -> tuple[Tensor, ...]:

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from domains.common.attention.core import attend
+from domains.common.attention.core import attend, weigh
 
 
 class Recordable(nn.Module):
     """Base class of attention blocks whose weights `record` can collect.
 
-    A subclass computes its attention by `self.mix(...)` and is otherwise an ordinary module.
+    A subclass computes its attention by `self.mix(...)`, or `self.weigh(...)` where it has the scores, and is otherwise
+    an ordinary module.
     """
 
     def __init__(self) -> None:
@@ -44,6 +45,13 @@ class Recordable(nn.Module):
         if weights is not None:
             self._sink.append(weights.detach())
         return out, weights if need_weights else None
+
+    def weigh(self, scores: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Call `weigh`, and leave a copy of the weights with the recorder if one listens; shapes as there."""
+        out, weights = weigh(scores, v)
+        if self._sink is not None:
+            self._sink.append(weights.detach())
+        return out, weights
 
 
 @contextmanager
