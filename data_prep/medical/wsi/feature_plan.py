@@ -94,12 +94,24 @@ def find_coords(patches: Path) -> dict[str, Path]:
     return found
 
 
-def plan(slides: Iterable[Path], coords: dict[str, Path]) -> tuple[list[Planned], list[dict[str, Any]]]:
+def patched_before(patches: Path) -> dict[str, tuple[str, str]]:
+    """What `heptad medical patch` says of each slide: its status, and the reason when it has no patches."""
+    if not (patches / MANIFEST).is_file() or not (patches / "slides.parquet").is_file():
+        return {}
+    with translate_os_errors(patches):
+        table = pl.read_parquet(patches / "slides.parquet", columns=["slide", "status", "reason"], memory_map=False)
+    return {slide: (status, reason or "") for slide, status, reason in table.iter_rows()}
+
+
+def plan(
+    slides: Iterable[Path], coords: dict[str, Path], said: Mapping[str, tuple[str, str]]
+) -> tuple[list[Planned], list[dict[str, Any]]]:
     """Pair slides and coordinates.
 
     Args:
         slides: files.
         coords: coordinate file of each slide id.
+        said: by patching, of each slide; those that the user had it skip are left out.
 
     Returns:
         What can be done, and rows of the status table for what cannot, both by slide id.
@@ -108,14 +120,18 @@ def plan(slides: Iterable[Path], coords: dict[str, Path]) -> tuple[list[Planned]
     planned, failed = [], []
     for slide in sorted(paths.keys() | coords.keys()):
         path, file = paths.get(slide), coords.get(slide)
-        if path is not None and file is not None:
-            planned.append(Planned(slide, path, file, _identify(slide, path, file)))
-        elif path is not None:
-            reason = f"{path.name}: no coordinates of its patches; see why patching left it out, or remove the slide"
-            failed.append(failure({**dict.fromkeys(_IDENTITY), "slide": slide, "file": path.name}, reason))
-        elif file is not None:
+        status, why = said.get(slide, ("", ""))
+        if path is None and file is not None:
             reason = f"{file.name}: there is no slide of this id among the slides; add the slide, or remove this file"
             failed.append(failure({**dict.fromkeys(_IDENTITY), "slide": slide}, reason))
+        elif path is not None and status in ("failed", "empty"):
+            reason = why.replace(f"{path.parent}/", "") or f"{path.name}: it has no patches"
+            failed.append(failure({**dict.fromkeys(_IDENTITY), "slide": slide, "file": path.name}, reason))
+        elif path is not None and file is not None:
+            planned.append(Planned(slide, path, file, _identify(slide, path, file)))
+        elif path is not None and status != "skipped":
+            reason = f"{path.name}: no coordinates of its patches; patch it with the others, or remove the slide"
+            failed.append(failure({**dict.fromkeys(_IDENTITY), "slide": slide, "file": path.name}, reason))
     return planned, failed
 
 

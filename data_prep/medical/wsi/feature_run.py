@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from data_prep.common.errors import ConfigError, PrepError
+from data_prep.common.errors import ConfigError, RejectsExceededError
 from data_prep.common.files import canonical_json, sha256_file
 from data_prep.common.manifest import NAME, read_manifest, tool_version
 from data_prep.common.mapping import Done, Task
@@ -140,19 +141,23 @@ def summary(out: Path, card: dict[str, Any]) -> str:
 
 
 def check_failures(out: Path, card: dict[str, Any], max_rejects: float) -> None:
-    """Fail when more slides failed than the user allows.
+    """Fail when more slides failed than the user allows, else only tell them.
 
     Raises:
-        PrepError: naming the first of them.
+        RejectsExceededError: naming the first of them.
     """
     failures, total = card["failures"], card["counts"]["slides"]
+    if not failures:
+        return
+    shown = "; ".join(item["reason"] for item in failures[:SHOWN])
+    more = f"; and {len(failures) - SHOWN} more" if len(failures) > SHOWN else ""
+    message = (
+        f"{out}: {len(failures)} of {total} slides have no features: {shown}{more}. All others are finished; "
+        f"{out / 'slides.parquet'} lists all: repair these slides and run again, or raise max_rejects"
+    )
     if len(failures) > max_rejects * total:
-        shown = "; ".join(f"{item['slide']}: {item['reason']}" for item in failures[:SHOWN])
-        more = f"; and {len(failures) - SHOWN} more" if len(failures) > SHOWN else ""
-        raise PrepError(
-            f"{out}: {len(failures)} of {total} slides have no features: {shown}{more}. The others are finished; "
-            f"{out / 'slides.parquet'} lists all: repair these and run again, or raise max_rejects"
-        )
+        raise RejectsExceededError(message)
+    sys.stderr.write(f"{message}\n")
 
 
 def _row(item: Planned, result: Done) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from data_prep.medical.wsi.encoders import (
     say_weights,
 )
 from data_prep.medical.wsi.extract import Job
-from data_prep.medical.wsi.feature_plan import find_coords, plan
+from data_prep.medical.wsi.feature_plan import find_coords, patched_before, plan
 from data_prep.medical.wsi.feature_run import PAYLOAD, check_failures, encode, find_earlier, summary, take_over
 from data_prep.medical.wsi.find import find_slides
 from data_prep.medical.wsi.native import Stored
@@ -112,9 +112,10 @@ def features(
     job = Job(spec, place, batch_size, count, dtype, max_bad)
     _check(job, max_rejects)
     command = _command(job)
-    planned, failed = plan(find_slides(slides), find_coords(patches))
+    planned, failed = plan(find_slides(slides), find_coords(patches), patched_before(patches))
     if not planned:
-        raise PrepError(f"{failed[0]['reason']}; none of {len(failed)} slides has both, a file and coordinates")
+        what = failed[0]["reason"] if failed else "all of them are skipped"
+        raise PrepError(f"{patches}: none of the slides has both, a file and coordinates of patches: {what}")
     before = (out / NAME).read_bytes() if (out / NAME).exists() else None
     earlier = find_earlier(out, command)
     if earlier is not None and earlier.is_of(planned, failed):
@@ -184,6 +185,16 @@ def _weights(spec: EncoderSpec) -> dict[str, Any]:
     return {"kind": "file", "file": path.name, "sha256": sha256_file(path)}
 
 
+def _patching(patches: Path) -> dict[str, Any] | None:
+    """How the patches were made, if `heptad medical patch` made them."""
+    if not (patches / NAME).is_file():
+        return None
+    manifest = read_manifest(patches)
+    # A default resolution is recorded with the slides that needed it.
+    defaults = {source.get("default_mpp") for source in manifest.get("sources", [])} - {None}
+    return {**manifest.get("command", {}), "default_mpp": min(defaults, default=None)}
+
+
 def _prove(job: Job, executor: str) -> Encoder:
     """Load the encoder here, so that a mistake shows at once; other processes will load their own."""
     encoder = load_encoder(job.encoder, job.device if executor == "serial" else "cpu")
@@ -197,10 +208,10 @@ def _about(patches: Path, job: Job, encoder: Encoder) -> dict[str, Any]:
     spec = job.encoder
     options = {**asdict(spec), "arguments": json.loads(spec.arguments)}
     if spec.weights not in ("pretrained", "random"):
-        options["weights"] = str(weights_file(spec.weights).resolve())
+        path = weights_file(spec.weights)
+        options |= {"weights": str(path.resolve()), "weights_sha256": sha256_file(path)}
     options |= {name: list(options[name]) for name in ("mean", "std") if options[name]}
     storage = {"dtype": job.dtype, "batch_size": job.batch_size, "max_bad": job.max_bad}
-    patching = read_manifest(patches) if (patches / NAME).is_file() else {}
     return {
         "encoder": {
             "name": spec.name,
@@ -211,8 +222,5 @@ def _about(patches: Path, job: Job, encoder: Encoder) -> dict[str, Any]:
             "precision": spec.precision,
         },
         "feature_dim": encoder.dim,
-        "preparation": {
-            "patching": patching.get("preparation", patching.get("command")),
-            "features": options | storage,
-        },
+        "preparation": {"patching": _patching(patches), "features": options | storage},
     }
