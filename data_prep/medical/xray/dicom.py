@@ -1,0 +1,252 @@
+"""DICOM file -> 8-bit grey image, by the order that the standard prescribes (PS3.3 C.11, PS3.4 N.2).
+
+    stored values -> modality LUT (rescale) -> VOI LUT or window -> minimum..maximum to 0..1 -> inverted if MONOCHROME1
+
+Stored values of 8 bits are taken as they are, neither LUT nor stretched, as the scripts which made COVIDx do. What a
+header lacks is filled in, what it gets wrong is put right where the pixels prove it, and both are remarked upon.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from pydicom import Dataset, dcmread
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
+from pydicom.uid import UID
+
+from data_prep.common.errors import MissingExtraError, PrepError
+from data_prep.medical.xray.errors import (
+    ConstantImageError,
+    MultiFrameError,
+    NoPixelDataError,
+    NotAnImageError,
+    TruncatedImageError,
+    UnsupportedImageError,
+)
+from data_prep.medical.xray.pixels import U8, Radiograph, check_size, read_bytes, scale_to_unit, to_bytes
+from data_prep.medical.xray.records import normalise_view
+from data_prep.medical.xray.stored import right_values
+from data_prep.medical.xray.syntax import find_syntax, is_cut_short
+
+Values = npt.NDArray[Any]
+# Images of other machines lie among radiographs in every archive. Unknown and missing modalities are let in.
+OTHER_MACHINES = {"CT", "MR", "PT", "NM", "US", "ES", "GM", "OP", "OPT", "IVUS", "SM", "XC", "ECG"}
+NO_IMAGES = {"SR", "PR", "KO", "SEG", "RTSTRUCT", "RTDOSE", "DOC"}
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_PIXEL_TAGS = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")  # (7FE0,0010), both byte orders
+_MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
+
+
+def read_dicom(path: Path, percentile: float = 0.0) -> Radiograph:
+    """Read one frontal or lateral radiograph.
+
+    Args:
+        path: DICOM file, with or without preamble and file meta information.
+        percentile: per cent of pixels at either end that are clipped (0.5 is usual); 0 maps minimum..maximum.
+
+    Returns:
+        The image, with view position, patient id and age of its header.
+
+    Raises:
+        CorruptRecordError: one of its kinds in `errors`, naming the file and what is wrong.
+        MissingExtraError: the decoder of its transfer syntax is not installed.
+    """
+    data = read_bytes(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom tells of every departure from the standard, file by file
+        try:
+            dataset = _parse(data, path)
+            return _read(dataset, data, path, percentile)
+        except PrepError:
+            raise
+        except MemoryError:
+            raise UnsupportedImageError(path, "pixel data", "asks for more memory than there is") from None
+        except Exception as error:  # a damaged header can break the parser anywhere
+            raise NotAnImageError(path, "header", f"damaged ({_first_line(error)})") from error
+
+
+def _read(dataset: Dataset, data: bytes, path: Path, percentile: float) -> Radiograph:
+    _check_kind(dataset, data, path)
+    remarks = _fill_missing(dataset)
+    values = _decode(dataset, path)
+    grey, more = _render(dataset, values, path, percentile)
+    view = normalise_view(str(dataset.get("ViewPosition") or ""))
+    patient = " ".join(str(dataset.get("PatientID") or "").split())
+    return Radiograph(grey, view, patient, _age(str(dataset.get("PatientAge") or "")), (*remarks, *more))
+
+
+def _parse(data: bytes, path: Path) -> Dataset:
+    try:
+        dataset = dcmread(io.BytesIO(data), force=True)
+    except zlib.error:
+        raise TruncatedImageError(path, "data set", "the deflated data set is cut short or damaged") from None
+    if data[128:132] != b"DICM" and ("Rows" not in dataset or "Columns" not in dataset):
+        raise NotAnImageError(path, "byte 128", "no DICOM file")
+    return dataset
+
+
+def _check_kind(dataset: Dataset, data: bytes, path: Path) -> None:
+    modality = str(dataset.get("Modality") or "").strip().upper()
+    if modality in OTHER_MACHINES | NO_IMAGES:
+        raise UnsupportedImageError(path, "Modality", f"{modality} is no radiograph")
+    if "PixelData" not in dataset:
+        if any(name in dataset for name in _PIXELS):
+            raise UnsupportedImageError(path, "pixel data", "floating-point pixel data is no radiograph")
+        # pydicom drops an element that ends behind the end of the file.
+        if "Rows" in dataset and any(tag in data for tag in _PIXEL_TAGS):
+            raise TruncatedImageError(path, "pixel data", "cut short: the file ends inside it")
+        raise NoPixelDataError(path, "pixel data", "there is none (a report, a header alone, or a file cut short)")
+    frames = dataset.get("NumberOfFrames")
+    if frames not in (None, "") and int(frames) > 1:
+        raise MultiFrameError(path, "NumberOfFrames", f"{int(frames)} frames: one radiograph per file is read")
+    check_size(path, int(dataset.Rows), int(dataset.Columns))
+
+
+def _fill_missing(dataset: Dataset) -> list[str]:
+    """What the decoders need and the header lacks."""
+    remarks = []
+    if find_syntax(dataset):
+        remarks.append("transfer syntax missing")
+    dataset.SamplesPerPixel = int(dataset.get("SamplesPerPixel") or 1)
+    if dataset.SamplesPerPixel == 3 and dataset.get("PlanarConfiguration") is None:
+        dataset.PlanarConfiguration = 0
+    if not dataset.get("BitsAllocated"):
+        size = len(dataset.PixelData) // (int(dataset.Rows) * int(dataset.Columns) * dataset.SamplesPerPixel)
+        dataset.BitsAllocated = 8 if size < 2 else 16
+    if not dataset.get("BitsStored") or dataset.BitsStored > dataset.BitsAllocated:
+        dataset.BitsStored = dataset.BitsAllocated
+    if dataset.get("PixelRepresentation") not in (0, 1):
+        dataset.PixelRepresentation = 0
+    photometric = str(dataset.get("PhotometricInterpretation") or "").strip().upper()
+    if not photometric:
+        remarks.append("photometric interpretation missing")
+    dataset.PhotometricInterpretation = photometric or ("RGB" if dataset.SamplesPerPixel == 3 else "MONOCHROME2")
+    return remarks
+
+
+def _decode(dataset: Dataset, path: Path) -> Values:
+    """Stored values of the one frame.
+
+    Shape:
+        -> (height, width), or (height, width, 3) RGB.
+    """
+    syntax = UID(dataset.file_meta.TransferSyntaxUID)
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        raise UnsupportedImageError(path, "TransferSyntaxUID", f"{syntax.name} is no format of still images") from None
+    if not decoder.is_available:
+        raise MissingExtraError("medical", f"{path}: {syntax.name}")
+    if is_cut_short(dataset, syntax):
+        raise TruncatedImageError(path, "pixel data", "the compressed image has no end: it is cut short")
+    options: dict[str, Any] = {} if dataset.SamplesPerPixel == 3 else {"correct_unused_bits": False}
+    try:
+        values, _ = decoder.as_array(dataset, index=0, **options)
+    except MemoryError:
+        raise
+    except Exception as error:  # codecs raise what they like
+        reason = _first_line(error)
+        if "less than expected" in reason:
+            raise TruncatedImageError(
+                path, "pixel data", "cut short: fewer bytes than rows and columns need"
+            ) from error
+        raise NotAnImageError(path, "pixel data", f"cannot be decoded as {syntax.name} ({reason})") from error
+    return values
+
+
+def _render(dataset: Dataset, values: Values, path: Path, percentile: float) -> tuple[U8, list[str]]:
+    """Stored values -> grey."""
+    if dataset.BitsAllocated == 1:
+        raise UnsupportedImageError(path, "BitsAllocated", "one bit per pixel is a mask, no radiograph")
+    photometric = str(dataset.PhotometricInterpretation)
+    if photometric not in _MONOCHROME:
+        if photometric == "PALETTE COLOR":
+            values = apply_color_lut(values, dataset)
+            values = (values >> 8).astype(np.uint8) if values.dtype == np.uint16 else values
+        if values.ndim != 3:
+            raise UnsupportedImageError(path, "PhotometricInterpretation", f"{photometric} is no radiograph")
+        return _finish(path, cv2.cvtColor(values[..., :3], cv2.COLOR_RGB2GRAY), None, percentile, False), ["colour"]
+    inverted = photometric == "MONOCHROME1"
+    if values.dtype == np.uint8:
+        return _finish(path, values, None, percentile, inverted), []
+    stored, remarks = right_values(values, int(dataset.BitsStored), bool(dataset.PixelRepresentation))
+    padding = _padding(dataset, stored)
+    if _is_constant(stored, padding):
+        raise ConstantImageError(path, "pixel data", "all pixels have one value")
+    seen, more = _apply_luts(dataset, stored, padding)
+    return _finish(path, seen, padding, percentile, inverted), [*remarks, *more]
+
+
+def _finish(path: Path, values: Values, padding: npt.NDArray[np.bool_] | None, percentile: float, inverted: bool) -> U8:
+    if values.dtype == np.uint8 and not percentile:
+        if _is_constant(values, None):
+            raise ConstantImageError(path, "pixel data", "all pixels have one value")
+        return np.asarray(255 - values if inverted else values, dtype=np.uint8)
+    unit = scale_to_unit(values, percentile, padding)
+    if unit is None:
+        raise ConstantImageError(path, "pixel data", "all pixels have one value")
+    grey = to_bytes(1 - unit if inverted else unit)
+    if padding is not None:
+        grey[padding] = 0
+    return grey
+
+
+def _apply_luts(dataset: Dataset, stored: Values, padding: npt.NDArray[np.bool_] | None) -> tuple[Values, list[str]]:
+    """Modality LUT or rescale, then VOI LUT or window; one that is damaged, or leaves nothing to see, is left out."""
+    remarks = []
+    values = stored
+    for name, apply in (("modality LUT", apply_modality_lut), ("VOI LUT", _apply_voi)):
+        try:
+            changed = apply(values, dataset)
+            if _is_constant(changed, padding) or not np.isfinite(changed).all():
+                raise ValueError("nothing is left to see")
+            values = changed
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError, NotImplementedError):
+            remarks.append(f"{name} ignored")
+    return values, remarks
+
+
+def _apply_voi(values: Values, dataset: Dataset) -> Values:
+    if dataset.get("VOILUTSequence") and not np.issubdtype(values.dtype, np.integer):
+        values = np.rint(values).astype(np.int32)  # rescaled values are floating-point, a table wants indices
+    return np.asarray(apply_voi_lut(values, dataset))
+
+
+def _padding(dataset: Dataset, stored: Values) -> npt.NDArray[np.bool_] | None:
+    """Pixels that the header declares to be no image."""
+    first = dataset.get("PixelPaddingValue")
+    if not isinstance(first, int):
+        return None
+    last = dataset.get("PixelPaddingRangeLimit")
+    low, high = sorted((first, last if isinstance(last, int) else first))
+    # A signed value read as an unsigned one, or the other way round, differs by this.
+    turn = 1 << int(dataset.BitsAllocated)
+    found = np.zeros(stored.shape, bool)
+    for shift in (-turn, 0, turn):
+        found |= (stored >= low + shift) & (stored <= high + shift)
+    return found if found.any() and not found.all() else None
+
+
+def _is_constant(values: Values, padding: npt.NDArray[np.bool_] | None) -> bool:
+    counted = values if padding is None else values[~padding]
+    return bool(counted.min() == counted.max())
+
+
+def _age(text: str) -> float | None:
+    """`058Y`, `155` (years by custom), `011M`, `003W`, `010D` -> years."""
+    text = text.strip().upper()
+    years = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}.get(text[-1:])
+    digits = text if years is None else text[:-1]
+    return int(digits) * (1.0 if years is None else years) if digits.isdecimal() else None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
