@@ -18,7 +18,7 @@ from domains.common.indexed import IndexStore
 from domains.common.loader import Batch
 
 NAMES = ("name", "patient", "source", "view", "site")  # what a row may be called and grouped by
-INDEX = ("slide", "patient", "patches", "file", "dataset", "coords", "size_level0", "width", "height")
+INDEX = ("name", "patient", "patches", "file", "dataset", "coords", "size_level0", "width", "height")
 
 
 class BagReader:
@@ -50,7 +50,7 @@ class BagReader:
             **batch,
             "x": torch.cat(bags) if len(bags) != 1 else bags[0],
             "sizes": [len(bag) for bag in bags],
-            "name": table["slide"].to_list(),
+            "name": table["name"].to_list(),
             "patient": table["patient"].to_list(),
         }
         if "site" in table.columns:

@@ -36,13 +36,13 @@ def apply_split_file(root: Path, path: Path, split: str) -> pl.DataFrame:
         raise PreparedDataError(f"{root / ALL}: cannot be read ({error}); prepare the data again") from None
     sides = {side: table[column].drop_nulls().to_list() for side, column in COLUMNS.items()}
     listed = [(name, side) for side, names in sides.items() for name in names]
-    unknown = sorted({name for name, _ in listed} - set(index["slide"]))
+    unknown = sorted({name for name, _ in listed} - set(index["name"]))
     if unknown:
         raise PreparedDataError(
             f"{path}: {len(unknown)} slides are not in {root}, such as {unknown[0]!r}; prepare them or correct the file"
         )
-    chosen = pl.DataFrame(listed, schema={"slide": pl.String, "side": pl.String}, orient="row")
-    joined = index.drop("split", "row", strict=False).join(chosen, on="slide", how="inner", maintain_order="left")
+    chosen = pl.DataFrame(listed, schema={"name": pl.String, "side": pl.String}, orient="row")
+    joined = index.drop("split", "row", strict=False).join(chosen, on="name", how="inner", maintain_order="left")
     leaks = joined.group_by("patient").agg(pl.col("side").n_unique()).filter(pl.col("side") > 1)["patient"].sort()
     if len(leaks):
         raise PreparedDataError(
