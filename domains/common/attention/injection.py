@@ -35,6 +35,11 @@ class InjectionGate(Recordable):
         self.weight = nn.Parameter(torch.zeros(channels, hidden, 1, 1))
         self.bias = nn.Parameter(torch.zeros(channels))
 
+    @property
+    def start(self) -> float:
+        """Value of all gates before training."""
+        return self.ceiling / 2
+
     def forward(self, mixed: Tensor) -> Tensor:
         """Return the gates, eq. 4."""
         gates = self.ceiling * F.conv2d(mixed, self.weight, self.bias).sigmoid()
