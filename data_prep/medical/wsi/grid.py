@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.common.errors import ConfigError
 from data_prep.medical.wsi.reader import Slide
 from data_prep.medical.wsi.tissue import Piece, axis_downsamples
 
@@ -41,19 +40,6 @@ class Rules:
     step: tuple[int, int]
     contour_fn: str = "four_pt"
     use_padding: bool = True
-
-    def check(self, where: str) -> Rules:
-        """Refuse values that cannot be.
-
-        Raises:
-            ConfigError: naming where they stand.
-        """
-        if self.contour_fn not in TESTS or min(self.size) < 1 or min(self.step) < 1:
-            raise ConfigError(
-                f"{where}: contour_fn {self.contour_fn!r}, patch of {self.size[0]} and step of {self.step[0]} level-0 "
-                f"px: give one of {', '.join(TESTS)}, and a size and a step of at least 1"
-            )
-        return self
 
 
 def rules_at_level(

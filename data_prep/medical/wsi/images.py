@@ -24,6 +24,7 @@ from data_prep.medical.wsi.reader import Image, Slide, over_white
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 CACHED = 64 << 20  # bytes of decoded strips and tiles that are kept
+LARGEST_TILE = 1 << 28  # pixels; OpenSlide takes memory for any size that damaged directories claim, and then aborts
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _GREY, _INVERTED, _RGB, _YCBCR = 1, 0, 2, 6
 _ADVICE = "convert it to a tiled RGB TIFF, for example with `vips tiffsave SLIDE OUT.tif --tile --pyramid`"
@@ -56,6 +57,8 @@ def read_tiff_head(path: Path) -> TiffHead | None:
         with tifffile.TiffFile(path) as tif:
             size = tif.filehandle.size
             needed = _needed_bytes(tif)
+            pages = [page for page in tif.pages if isinstance(page, tifffile.TiffPage) and page.is_tiled]
+            huge = any(page.tilewidth * page.tilelength > LARGEST_TILE for page in pages)
             levels = len(tif.series[0].levels) if len(tif.pages) and needed <= size else 0
     except Exception:  # (a dialect tifffile does not know may still be one of OpenSlide's)
         return TiffHead(0)
@@ -64,6 +67,10 @@ def read_tiff_head(path: Path) -> TiffHead | None:
             path,
             f"byte {size:,}",
             f"truncated: the file ends here, and its contents go on to byte {needed:,} at least; copy it again",
+        )
+    if huge:
+        raise CorruptRecordError(
+            path, "TIFF directories", f"damaged: a tile of more than {LARGEST_TILE:,} pixels; copy it again"
         )
     return TiffHead(levels)
 

@@ -170,8 +170,8 @@ def share_between(patch: Image, low: int, high: int) -> float:
     Shape:
         patch (H, W, 3) uint8.
     """
-    inside: int = cv2.countNonZero(cv2.inRange(patch, (low, low, low), (high, high, high)))
-    return inside / (len(patch) * patch.shape[1])
+    inside = cv2.countNonZero(cv2.inRange(patch, (low, low, low), (high, high, high)))
+    return 3 * float(inside) / patch.size
 
 
 def _save(patch: Image, path: Path) -> None:

@@ -180,21 +180,17 @@ class OpenSlideSlide(Slide):
         try:
             return over_white(np.asarray(handle.read_region((x, y), level, (width, height))))
         except openslide.OpenSlideError:
-            # After an error a handle refuses everything, also to other threads, whose region may be sound:
-            # open a new one and try once more.
-            handle = self._reopen(handle)
-        try:
-            return over_white(np.asarray(handle.read_region((x, y), level, (width, height))))
-        except openslide.OpenSlideError:
-            self._reopen(handle)
-            raise
+            # After an error a handle refuses everything, also to other threads, whose region may be sound: replace
+            # it, and try once more with one that no other thread can spoil.
+            self._replace(handle)
+            with openslide.OpenSlide(str(self.path)) as own:
+                return over_white(np.asarray(own.read_region((x, y), level, (width, height))))
 
-    def _reopen(self, failed: openslide.OpenSlide) -> openslide.OpenSlide:
+    def _replace(self, failed: openslide.OpenSlide) -> None:
         with self._lock:
-            if self._handle is failed:  # else another thread has done it; the old one closes with its last reader
+            if self._handle is failed:  # the old one closes with its last reader
                 self._handle = openslide.OpenSlide(str(self.path))
                 self._handle.set_cache(self._cache)
-            return self._handle
 
     def close(self) -> None:
         """Close the file."""
