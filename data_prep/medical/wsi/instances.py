@@ -14,13 +14,12 @@ import numpy as np
 import polars as pl
 
 from data_prep.common.errors import ConfigError, CorruptRecordError
-from data_prep.common.files import open_binary, translate_os_errors
 from data_prep.common.mapping import Done
 from data_prep.common.rejects import Reject, excerpt
 from data_prep.medical.wsi.labels import is_missing, plain_label
 from data_prep.medical.wsi.packing import PLACES, Bags
 from data_prep.medical.wsi.table import clean_slide
-from data_prep.medical.wsi.table_files import RECORD, decode_text
+from data_prep.medical.wsi.table_files import RECORD, decode_text, read_whole
 
 FEATURES, FACTS = "bags.h5", "bags.parquet"  # what a task leaves
 NAMES = {
@@ -75,6 +74,10 @@ def read_instances(path: Path, layout: Layout, max_bad: float, columns: int, fol
     """
     table, told = _read(path, layout)
     unlabelled = columns - 1 == table.width
+    if unlabelled and table.columns == list(map(str, range(table.width))):
+        # Numbers of columns go on meaning the same columns.
+        label = int(layout.label or 0)
+        table = table.rename({name: str(int(name) + 1) for name in reversed(table.columns) if int(name) >= label})
     roles = _find_roles(path, table, layout, unlabelled=unlabelled)
     left_out = {*roles.values(), *(_column(path, table, name, "leave_out") for name in layout.leave_out)}
     names = [name for name in table.columns if name not in left_out]
@@ -166,14 +169,7 @@ def _gather(cells: pl.DataFrame, good: Any, max_bad: float) -> dict[str, list[An
 
 
 def _read(path: Path, layout: Layout) -> tuple[pl.DataFrame, list[str]]:
-    with translate_os_errors(path), open_binary(path) as stream:
-        try:
-            data = stream.read()
-        except (EOFError, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            raise CorruptRecordError(path, "file", f"the gzip file is damaged ({error}); copy it again") from error
-    text, told = decode_text(path, data, layout.encoding)
+    text, told = decode_text(path, read_whole(path), layout.encoding)
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         raise CorruptRecordError(path, "file", "is empty")

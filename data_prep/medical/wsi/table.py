@@ -192,15 +192,16 @@ def check_classes(path: Path, frame: pl.DataFrame, classes: Sequence[str]) -> No
 def _find_columns(path: Path, cells: pl.DataFrame, options: TableOptions) -> dict[str, str]:
     """What each column is called in this table."""
     known = {name.lower(): name for name in reversed(cells.columns) if name != RECORD}
+    shown = ", ".join(name for name in cells.columns if name not in (RECORD, ""))
     found: dict[str, str] = {}
     for role, usual in COLUMNS.items():
         asked = getattr(options, f"{role}_column")
         if asked and asked not in cells.columns and asked.lower() not in known:
-            raise ConfigError(f"{path}: no column {asked!r} ({role}_column); there are {', '.join(known.values())}")
+            raise ConfigError(f"{path}: no column {asked!r} ({role}_column); there are {shown}")
         names = [asked] if asked else usual
         match = next((known[name.lower()] for name in names if name.lower() in known), None)
         if match is not None:
-            found[role] = asked if asked in cells.columns else match
+            found[role] = asked if asked and asked in cells.columns else match
     if options.patients not in ("column", "slide"):
         raise ConfigError(f"patients {options.patients!r}: choose column or slide (every slide is of another patient)")
     derived = options.patients == "slide" or options.patient_pattern
@@ -214,7 +215,7 @@ def _find_columns(path: Path, cells: pl.DataFrame, options: TableOptions) -> dic
     }
     for role, what in advice.items():
         if role not in found and not (role == "patient" and derived):
-            raise ConfigError(f"{path}: no column of {role}s among {', '.join(known.values())}; {what}")
+            raise ConfigError(f"{path}: no column of {role}s among {shown}; {what}")
     if derived and options.patient_column:
         raise ConfigError("patient_column goes with neither patients slide nor patient_pattern: give one of them")
     return found

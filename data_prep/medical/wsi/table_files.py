@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import codecs
 import csv
+import gzip
 import importlib
 import io
-import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,7 @@ def read_strings(path: Path, encoding: str = "") -> tuple[pl.DataFrame, list[str
     """
     if not path.is_file():
         raise DatasetNotFoundError(f"{path}: no such table; give a CSV, TSV, Excel or Parquet file")
-    with translate_os_errors(path), open_binary(path) as stream:
-        try:
-            data = stream.read()
-        except EOFError as error:
-            raise CorruptRecordError(path, "file", "the gzip file is cut short; copy it again") from error
+    data = read_whole(path)
     told: list[str] = []
     if data.startswith(_EXCEL):
         frame = _read_excel(path, data)
@@ -61,6 +58,19 @@ def read_strings(path: Path, encoding: str = "") -> tuple[pl.DataFrame, list[str
     if not frame.height:
         raise CorruptRecordError(path, "file", "the table has no rows; give one with a header and a row per slide")
     return frame, told
+
+
+def read_whole(path: Path) -> bytes:
+    """The bytes of a file, plain or gzip.
+
+    Raises:
+        CorruptRecordError: a gzip file is damaged.
+    """
+    with translate_os_errors(path), open_binary(path) as stream:
+        try:
+            return stream.read()
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise CorruptRecordError(path, "file", f"the gzip file is damaged ({error}); copy it again") from error
 
 
 def decode_text(path: Path, data: bytes, encoding: str = "") -> tuple[str, list[str]]:
@@ -119,7 +129,7 @@ def _read_excel(path: Path, data: bytes) -> pl.DataFrame:
     try:
         sheet = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True).worksheets[0]
         rows = [[_cell(value) for value in row] for row in sheet.iter_rows(values_only=True)]
-    except (zipfile.BadZipFile, KeyError, ValueError, IndexError, OSError, EOFError, SyntaxError) as error:
+    except Exception as error:  # whatever openpyxl, its XML parser and zipfile raise on damaged bytes
         raise CorruptRecordError(path, "file", f"is no readable Excel file ({error}); save it again") from error
     return _with_header(path, rows)
 
