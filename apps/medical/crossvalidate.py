@@ -196,7 +196,7 @@ def _report(
         metrics=metrics,
         tables=tables | report_tables(pooled, metrics),
         pictures=figures(pooled, metrics),
-        card=card,
+        card={**card, "splits": {}, "split_rule": {"kind": f"{len(numbers)} folds"}},
         settings="\n".join([f"--config {config}", *options]),
         protocol=protocol(pooled, len(numbers), card),
     )

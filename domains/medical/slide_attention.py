@@ -55,6 +55,8 @@ class SlideAttention:
 def read_attention(path: Path, column: str = "attention") -> SlideAttention:
     """Read `<slide>.parquet`, as `predict` and `test` write it.
 
+    Where the size of the patches is unknown (0), it is that of the grid they lie on.
+
     Args:
         path: columns x, y, size, width, height, and the attention.
         column: `attention` for that of the bag, `branch_0` and so on for that of one branch.
@@ -83,14 +85,40 @@ def read_attention(path: Path, column: str = "attention") -> SlideAttention:
     if len(broken):
         raise PreparedDataError(f"{path}: row {broken[0]} holds a value that is no number; run predict again")
     coords = numbers[:, :2].astype(np.int64)
+    if coords.min() < 0:
+        raise PreparedDataError(f"{path}: patches have no places; prepare the bags from features with coordinates")
     sizes = numbers[:, 2].astype(np.float32)
     if sizes.min() <= 0:
-        raise PreparedDataError(f"{path}: a patch has no size; prepare the bags with coordinates that tell it")
+        side = grid_step(coords)
+        if side is None:
+            raise PreparedDataError(
+                f"{path}: the size of the patches is not known, and they lie on no grid that would tell it; prepare the"
+                " bags from files of coordinates that hold it"
+            )
+        sizes = np.where(sizes > 0, sizes, np.float32(side))
     width, height = (int(value) for value in numbers[0, 4:])
     if width <= 0 or height <= 0:  # unknown: as far as the patches reach
         width, height = (int(value) for value in (coords + sizes[:, None]).max(axis=0))
     slide = path.name.removesuffix(".parquet")
     return SlideAttention(slide, coords, sizes, numbers[:, 3].astype(np.float32), width, height)
+
+
+def grid_step(coords: NDArray[np.int64]) -> int | None:
+    """The most common distance between neighbours in a row or a column: the side of patches that do not overlap.
+
+    Feature files of CLAM hold coordinates without the size of the patches.
+
+    Shape:
+        coords (N, 2).
+    """
+    gaps = []
+    for along, across in ((0, 1), (1, 0)):
+        ordered = coords[np.lexsort((coords[:, along], coords[:, across]))]
+        same = ordered[1:, across] == ordered[:-1, across]
+        gaps.append((ordered[1:, along] - ordered[:-1, along])[same])
+    values, counts = np.unique(np.concatenate(gaps), return_counts=True)
+    values, counts = values[values > 0], counts[values > 0]
+    return int(values[counts.argmax()]) if len(values) else None
 
 
 def scale_attention(attention: Float32s, scale: Scale) -> Float32s:

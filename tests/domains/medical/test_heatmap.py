@@ -187,6 +187,19 @@ class TestFiles:
         got = read_attention(write(tmp_path, attention(width=0, height=0)))
         assert (got.width, got.height) == (2560, 1536)
 
+    def test_patches_without_a_size_have_that_of_their_grid(self, tmp_path):
+        """Feature files of CLAM hold coordinates alone; each contour has a grid of its own."""
+        found = attention(60, 512, 512)
+        coords = np.concatenate([found.coords[:40], found.coords[40:] + 7])
+        unknown = SlideAttention("S", coords, np.zeros(60, np.float32), found.attention, 6000, 4000)
+        assert set(read_attention(write(tmp_path, unknown)).sizes.tolist()) == {512}
+        nowhere = SlideAttention("S", np.full((60, 2), -1), np.zeros(60, np.float32), found.attention, 0, 0)
+        with pytest.raises(PreparedDataError, match="patches have no places"):
+            read_attention(write(tmp_path, nowhere))
+        one = SlideAttention("S", coords[:1], np.zeros(1, np.float32), found.attention[:1], 0, 0)
+        with pytest.raises(PreparedDataError, match="the size of the patches is not known"):
+            read_attention(write(tmp_path, one))
+
     def test_branches(self, tmp_path):
         found = attention()
         path = write(tmp_path, found, branch_1=found.attention[::-1].copy())
