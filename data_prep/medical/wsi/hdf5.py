@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,8 +59,8 @@ def readable(path: Path, where: str) -> Iterator[None]:
             AttributeError,
             MemoryError,
         ) as error:
-            # What has an error number comes from the system; h5py's own has none.
-            if isinstance(error, PrepError) or getattr(error, "errno", None) is not None:
+            # What has an error number comes from the system, but for damage that sends a reader to impossible places.
+            if isinstance(error, PrepError) or getattr(error, "errno", None) not in (None, errno.EINVAL):
                 raise
             reason = " ".join(str(error).split())[:160] or type(error).__name__
             raise CorruptRecordError(
