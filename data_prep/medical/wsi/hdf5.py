@@ -49,18 +49,10 @@ def readable(path: Path, where: str) -> Iterator[None]:
             raise CorruptRecordError(
                 path, where, "holds more than a tensor and was not executed; save the tensor alone, or use h5 files"
             ) from error
-        except (
-            OSError,
-            EOFError,
-            RuntimeError,
-            LookupError,
-            ValueError,
-            TypeError,
-            AttributeError,
-            MemoryError,
-        ) as error:
+        except Exception as error:  # damage makes both libraries raise anything
             # What has an error number comes from the system, but for damage that sends a reader to impossible places.
-            if isinstance(error, PrepError) or getattr(error, "errno", None) not in (None, errno.EINVAL):
+            system = getattr(error, "errno", None) not in (None, errno.EINVAL)
+            if system or isinstance(error, PrepError | ImportError):
                 raise
             reason = " ".join(str(error).split())[:160] or type(error).__name__
             raise CorruptRecordError(

@@ -34,6 +34,7 @@ __all__ = ["FeatureEntry", "find_features", "read_features", "write_features", "
 
 H5, PT = (".h5", ".hdf5"), (".pt", ".pth")
 FEATURES, COORDS = ("features", "feat"), "coords"  # names of datasets: CLAM, TRIDENT and native; ACMIL
+LARGEST = 64  # a file of features is not smaller by more: they hardly compress
 BESIDE = ("patches", "masks", "stitches", "contours", "thumbnails", "visualization")  # folders without features
 
 
@@ -250,6 +251,9 @@ def _entry_of_group(path: Path, group: h5py.Group, slide: str) -> FeatureEntry:
     data = next(group[name] for name in FEATURES if isinstance(group.get(name), h5py.Dataset))
     coords = group.get(COORDS)
     rows, dim = _rows_and_dim(path, slide, data.shape, data.dtype)
+    if not data.is_virtual and not data.external and data.nbytes > LARGEST * path.stat().st_size:
+        reason = f"says that it holds {data.nbytes:,} bytes of features, more than the file can; extract it again"
+        raise CorruptRecordError(path, f"slide {slide}", reason)
     label = plain_attributes(group).get("label")
     return FeatureEntry(
         slide=slide,

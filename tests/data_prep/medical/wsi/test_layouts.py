@@ -286,6 +286,13 @@ def test_clam_attributes_give_the_size_in_level_0_pixels(tmp_path: Path) -> None
     assert read_features(find_features(path)[0])[2]["patch_size_level0"] == 1024
 
 
+def test_rows_that_were_never_written(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "s.h5", "w") as file:
+        file.create_dataset("features", shape=(100_000, 384), dtype="float32")
+    with pytest.raises(CorruptRecordError, match=r"s.h5: slide s: says that it holds 153,600,000 bytes of features"):
+        find_features(tmp_path)
+
+
 def test_damaged_files_only_raise_what_users_can_act_on(tmp_path: Path) -> None:
     features, coords = some(60, 16)
     whole = write_h5(tmp_path / "s.h5", features, coords, chunks=(4, 16), compression="gzip").read_bytes()
