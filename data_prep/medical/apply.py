@@ -14,14 +14,14 @@ from data_prep.common.manifest import NAME, read_manifest
 from data_prep.common.mapping import Task
 from data_prep.common.run import Run, Settings, describe_source, find_finished, identify, is_large, open_run
 from data_prep.medical.wsi.bags import TOOLS
-from data_prep.medical.wsi.find import find_slides
+from data_prep.medical.wsi.find import CLOSED, KNOWN, find_slides, slide_id
 from data_prep.medical.wsi.index import PAYLOAD, Described, finish_rejects, publish_predict, tell
 from data_prep.medical.wsi.instances import Layout, gather_bags, read_instances
 from data_prep.medical.wsi.joining import clean_entries, reject_of
-from data_prep.medical.wsi.layouts import FeatureEntry, find_features
+from data_prep.medical.wsi.layouts import H5, PT, FeatureEntry, find_features
 from data_prep.medical.wsi.mil_csv import find_file
 from data_prep.medical.wsi.packing import Bags, Packing, pack_bags
-from data_prep.medical.wsi.table import PATTERNS
+from data_prep.medical.wsi.table import PATTERNS, clean_slide
 
 
 def apply(
@@ -77,11 +77,13 @@ def _apply_features(
 ) -> dict[str, Any]:
     saved = manifest["preparation"]
     problems: list[CorruptRecordError] = []
-    try:
-        entries = clean_entries(find_features(raw, problems))
-    except DatasetNotFoundError as error:
-        raw = [_encode(preparation, saved, raw, out, settings, error)]
-        entries = clean_entries(find_features(raw, problems))
+    slides = _find_slides(preparation, saved, raw)
+    if slides:
+        raw = [_encode(saved, slides, out, settings, max_rejects)]
+    entries = clean_entries(find_features(raw, problems))
+    if slides:  # the folder may hold those of an earlier prediction, too
+        wanted = {clean_slide(slide_id(path)) for path in slides}
+        entries = [entry for entry in entries if entry.slide in wanted]
     _check_width(preparation, manifest, entries)
     command = {**_command(preparation, "bags"), "in_place": [str(path.resolve()) for path in raw]}
     patient_of = _patient_finder(saved)
@@ -150,28 +152,32 @@ def _command(preparation: Path, dataset: str) -> dict[str, Any]:
     return {"dataset": dataset, "preparation": sha256_file(preparation / NAME)}
 
 
-def _encode(
-    preparation: Path,
-    saved: dict[str, Any],
-    raw: list[Path],
-    out: Path,
-    settings: Settings,
-    error: DatasetNotFoundError,
-) -> Path:
-    """Folder of the features of slides, made as those of the preparation were."""
+def _find_slides(preparation: Path, saved: dict[str, Any], raw: list[Path]) -> list[Path]:
+    """The slides that have to be encoded first; none where there are features."""
+    named = any(path.is_file() and path.suffix.lower() in KNOWN | CLOSED for path in raw)
+    files = (file for path in raw for file in ([path] if path.is_file() else path.rglob("*")))
+    if not named and any(file.suffix.lower() in H5 + PT for file in files):
+        return []
     try:
-        find_slides(raw)
-    except DatasetNotFoundError:
-        raise error from None
+        slides = find_slides(raw)
+    except DatasetNotFoundError:  # what is missing are features
+        return []
     if not saved.get("slides"):
         raise ConfigError(
             f"{raw[0]}: these are slides, and {preparation / NAME} does not tell how its features were made; extract "
             "them with the same encoder (`heptad medical patch`, `heptad medical features`) and give the features"
-        ) from error
+        )
+    return slides
+
+
+def _encode(saved: dict[str, Any], slides: list[Path], out: Path, settings: Settings, max_rejects: float) -> Path:
+    """Folder of the features of slides, made as those of the preparation were."""
     # Imported here: encoding needs torch.
-    slides = importlib.import_module("data_prep.medical.wsi.slides")
-    folder = out.with_name(f"{out.name}-features")
-    slides.encode_slides(saved["slides"], raw, folder, workers=settings.workers, progress=settings.progress)
+    module = importlib.import_module("data_prep.medical.wsi.slides")
+    running = {"workers": settings.workers, "executor": settings.executor, "progress": settings.progress}
+    folder: Path = module.encode_slides(
+        saved["slides"], slides, out.with_name(f"{out.name}-features"), max_rejects=max_rejects, **running
+    )
     return folder
 
 

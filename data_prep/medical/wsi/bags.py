@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -199,10 +200,10 @@ def _preparation(raw: tuple[Path, ...], options: TableOptions, packing: Packing)
     """What `apply` needs to pack new features, or to encode new slides, in the same way."""
     encoding = None
     if len(raw) == 1 and (raw[0] / NAME).is_file():
-        try:
-            encoding = read_manifest(raw[0]).get("preparation")
-        except ManifestError:  # another program's file of this name
-            encoding = None
+        with contextlib.suppress(ManifestError):  # another program's file of this name
+            card = read_manifest(raw[0])
+            saved = card.get("preparation")
+            encoding = saved.get("slides") if isinstance(saved, dict) and card.get("kind") == "bags" else saved
     return {
         "kind": "bags",
         "dataset": "bags",

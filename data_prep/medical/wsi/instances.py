@@ -15,7 +15,7 @@ import polars as pl
 
 from data_prep.common.errors import ConfigError, CorruptRecordError
 from data_prep.common.mapping import Done
-from data_prep.common.rejects import Reject, excerpt
+from data_prep.common.rejects import Reject
 from data_prep.medical.wsi.labels import is_missing, plain_label
 from data_prep.medical.wsi.packing import PLACES, Bags
 from data_prep.medical.wsi.table import clean_slide
@@ -120,7 +120,7 @@ def gather_bags(path: Path, done: Done) -> tuple[Bags, pl.DataFrame]:
         *(pl.lit(None, dtype=PLACES[name]).alias(name) for name in ("size_level0", "width", "height")),
     )
     rejects = [
-        Reject(path.name, row["first"], row["field"], excerpt(row["reason"]), f"bag {row['bag']}")
+        Reject(path.name, row["first"], row["field"], row["reason"], f"bag {row['bag']}")
         for row in facts.filter(pl.col("reason") != "").iter_rows(named=True)
     ]
     bad = {name: count for name, count in good.select("bag", "bad").iter_rows() if count}

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from data_prep.common.errors import ConfigError, CorruptRecordError
-from data_prep.common.rejects import Reject, excerpt
+from data_prep.common.rejects import Reject
 from data_prep.medical.wsi.layouts import FeatureEntry, file_slide_id, find_features
 from data_prep.medical.wsi.table import SlideTable, TableOptions, clean_slide, read_slide_table, slides_of
 from data_prep.medical.wsi.table_files import RECORD
@@ -98,7 +98,7 @@ def clean_entries(entries: Sequence[FeatureEntry]) -> list[FeatureEntry]:
 def reject_of(error: CorruptRecordError) -> Reject:
     """A damaged file of features as a reject."""
     path = Path(error.path)
-    return Reject(path.name, 0, error.position, excerpt(error.reason), clean_slide(file_slide_id(path)))
+    return Reject(path.name, 0, error.position, error.reason, clean_slide(file_slide_id(path)))
 
 
 def _stored_labels(raw: Path, entries: Sequence[FeatureEntry], options: TableOptions) -> SlideTable:

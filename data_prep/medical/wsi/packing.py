@@ -11,7 +11,7 @@ import polars as pl
 
 from data_prep.common.errors import ConfigError, CorruptRecordError
 from data_prep.common.mapping import Done, Task
-from data_prep.common.rejects import Reject, excerpt
+from data_prep.common.rejects import Reject
 from data_prep.common.run import Run, describe_source
 from data_prep.medical.wsi.hdf5 import open_h5
 from data_prep.medical.wsi.layouts import FeatureEntry, read_features
@@ -105,7 +105,7 @@ def pack_bags(run: Run, entries: list[FeatureEntry], packing: Packing) -> Bags:
     sources = [item.info["source"] for item in (*done, *hashed) if item.info.get("source")]
     good = [(entry, item) for entry, item in zip(entries, done, strict=True) if not item.info["reason"]]
     rejects = [
-        Reject(entry.path.name, 0, entry.dataset, excerpt(item.info["reason"]), entry.slide)
+        Reject(entry.path.name, 0, entry.dataset, item.info["reason"], entry.slide)
         for entry, item in zip(entries, done, strict=True)
         if item.info["reason"]
     ]

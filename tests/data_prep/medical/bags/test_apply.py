@@ -85,6 +85,33 @@ def test_slides_need_to_know_how_features_were_made(tmp_path: Path, prepared: Pa
         apply(prepared, tmp_path / "slides", tmp_path / "out")
 
 
+def test_slides_are_encoded_as_those_of_the_preparation(
+    tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = (prepared / "dataset.json").read_text()
+    (prepared / "dataset.json").write_text(card.replace('"slides": null', '"slides": {"features": {"name": "vit"}}'))
+    seen: list[Any] = []
+
+    def encode_slides(preparation: Any, raw: list[Path], out: Path, **options: Any) -> Path:
+        seen.append((preparation, [path.name for path in raw], options["max_rejects"]))
+        # An earlier prediction has left the features of another slide.
+        return write_native(out / "features", ["earlier", *(path.stem for path in raw)])
+
+    module = types.ModuleType("data_prep.medical.wsi.slides")
+    module.encode_slides = encode_slides  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "data_prep.medical.wsi.slides", module)
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    for name in ("a.1.svs", "a.2.tif"):
+        (folder / name).write_bytes(b"a slide")
+    apply(prepared, folder, tmp_path / "out")
+    assert index(tmp_path / "out", "predict")["name"].to_list() == ["a.1", "a.2"]
+    apply(prepared, folder / "a.2.tif", tmp_path / "one", max_rejects=0.5)
+    assert index(tmp_path / "one", "predict")["name"].to_list() == ["a.2"]
+    how = {"features": {"name": "vit"}}
+    assert seen == [(how, ["a.1.svs", "a.2.tif"], 0.01), (how, ["a.2.tif"], 0.5)]
+
+
 def test_instances_are_gathered_with_or_without_labels(tmp_path: Path) -> None:
     options = {"ratios": (0.5, 0.25, 0.25), "executor": "serial", "progress": False}
     prepare_csv("mil-csv", write(tmp_path / "set.csv"), tmp_path / "bags", **options)

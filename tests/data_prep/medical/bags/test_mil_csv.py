@@ -49,7 +49,7 @@ def test_bags_are_gathered_from_all_their_rows(tmp_path: Path) -> None:
     assert rows["name"].to_list() == [f"b{i:02d}" for i in range(12)] and rows["patient"].equals(rows["name"])
     assert rows["label"].to_list() == [0, 1] * 6 and rows["coords"].to_list() == [""] * 12
     assert bag(tmp_path / "out", "b05").tolist() == [[5.5, 0], [5.5, -10], [5.5, -20]]
-    assert {name: entry["rows"] for name, entry in card["splits"].items()} == {"train": 6, "valid": 2, "test": 4}
+    assert {name: entry["rows"] for name, entry in card["splits"].items()} == {"train": 6, "valid": 3, "test": 3}
     assert run(tmp_path / "set.csv", tmp_path / "out") == card
 
 
