@@ -24,6 +24,7 @@ COMMANDS = {
     "demo": ("apps.common.demo", "the whole way on generated or embedded data"),
     "import-weights": ("apps.common.weights", "weights of other programs -> a model directory"),
     "export": ("apps.common.export", "checkpoint -> model directory, torch.export or ONNX"),
+    "summary": ("apps.common.seeds", "mean and deviation of the test metrics of several runs"),
     "configs": ("apps.common.configs", "list the shipped configurations"),
 }
 

@@ -35,7 +35,9 @@ def write_test_report(
         protocol=protocol,
     )
     for name, estimate in table.metrics.items():
-        print(f"{name:20} {estimate.value:.5f}  [{estimate.low:.5f}, {estimate.high:.5f}]")
+        print(f"{name:32} {estimate.value:.5f}  [{estimate.low:.5f}, {estimate.high:.5f}]")
+    for row in tables.get("Read before trusting the numbers", ()):
+        print(f"warning: {row['warning']}")
     print(f"report: {path}")
     return path
 

@@ -110,6 +110,8 @@ class HeptadCLI(LightningCLI):
         parser.add_argument("--init_from", type=str | None, default=None, help="start from these weights alone")
         parser.add_argument("--monitor", type=str, default=monitor, help="metric that chooses best.ckpt")
         parser.add_argument("--mode", type=Literal["min", "max"], default=domain.mode, help="best is lowest or highest")
+        chooses = "epoch that is kept: the best by --monitor, or the last, where no data are left to choose by"
+        parser.add_argument("--select", type=Literal["best", "last"], default="best", help=chooses)
         parser.add_argument("--patience", type=int | None, default=None, help="stop after so many worse validations")
         parser.add_argument("--save_every", type=int, default=1000, help="steps between writings of last.ckpt")
         parser.add_argument("--ema", type=float | None, default=None, help="decay of averaged weights, e.g. 0.999")
@@ -180,10 +182,11 @@ class HeptadCLI(LightningCLI):
             ModelCheckpoint(
                 dirpath=folder,
                 filename="best",
-                monitor=config.monitor,
+                monitor=config.monitor if config.select == "best" else None,
                 mode=config.mode,
                 enable_version_counter=False,
                 auto_insert_metric_name=False,
+                save_on_train_epoch_end=True if config.select == "last" else None,
             ),
             LastCheckpoint(folder / "last.ckpt", config.save_every),
         ]

@@ -131,7 +131,8 @@ class DiagnosisModule(HeptadModule):
 
     def evaluate(self, predictions: pl.DataFrame, *, replicates: int, seed: int) -> dict[str, Estimate]:
         """See `evaluate_diagnosis`."""
-        return evaluate_diagnosis(predictions, self.classes, replicates=replicates, seed=seed)
+        threshold = float(self.threshold) if len(self.classes) == 2 else None
+        return evaluate_diagnosis(predictions, self.classes, threshold=threshold, replicates=replicates, seed=seed)
 
     def protocol(self, data: Any) -> str:
         """Say how the metrics are measured."""
