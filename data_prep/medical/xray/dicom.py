@@ -100,8 +100,8 @@ def _check_kind(dataset: Dataset, data: bytes, path: Path) -> None:
     if "PixelData" not in dataset:
         if any(name in dataset for name in _PIXELS):
             raise UnsupportedImageError(path, "pixel data", "floating-point pixel data is no radiograph")
-        # pydicom drops an element that ends behind the end of the file.
-        if "Rows" in dataset and any(tag in data for tag in _PIXEL_TAGS):
+        # pydicom drops what ends behind the end of the file, at times the whole data set with it.
+        if any(tag in data for tag in _PIXEL_TAGS):
             raise TruncatedImageError(path, "pixel data", "cut short: the file ends inside it")
         raise NoPixelDataError(path, "pixel data", "there is none (a report, a header alone, or a file cut short)")
     frames = dataset.get("NumberOfFrames")
@@ -150,9 +150,9 @@ def _decode(dataset: Dataset, path: Path) -> Values:
     options: dict[str, Any] = {} if dataset.SamplesPerPixel == 3 else {"correct_unused_bits": False}
     try:
         values, _ = decoder.as_array(dataset, index=0, **options)
-    except MemoryError:
+    except (MemoryError, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as error:  # codecs raise what they like
+    except BaseException as error:  # codecs raise what they like; those in Rust panic, which is no Exception
         reason = _first_line(error)
         if "less than expected" in reason:
             raise TruncatedImageError(

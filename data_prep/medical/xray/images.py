@@ -20,7 +20,7 @@ from data_prep.medical.xray.errors import (
 )
 from data_prep.medical.xray.pixels import U8, Radiograph, check_size, read_bytes, to_grey
 
-FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "PPM")
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "PPM")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".bmp", ".pgm"})
 _DEEP = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N", "F"})  # modes of more than 8 bits
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # TIFF

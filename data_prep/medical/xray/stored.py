@@ -57,7 +57,9 @@ def _upper_bits_count(raw: npt.NDArray[np.int64], low: npt.NDArray[np.int64], bi
         whole.append(np.abs(np.diff(raw, axis=axis))[crossing])
     if sum(map(len, torn)) < _PAIRS:
         return False
-    return bool(np.median(np.concatenate(whole)) < np.median(np.concatenate(torn)))
+    # Steps as shares of the range: an overlay jumps over half of it, a value goes on where it was.
+    shares = [float(np.median(np.concatenate(steps))) for steps in (whole, torn)]
+    return shares[0] / (1 << allocated) < shares[1] / (1 << bits)
 
 
 def _is_torn(declared: npt.NDArray[np.int64], other: npt.NDArray[np.int64], bits: int) -> bool:
@@ -68,15 +70,16 @@ def _is_torn(declared: npt.NDArray[np.int64], other: npt.NDArray[np.int64], bits
         return False
     # Saturated values (letters, collimation) have sharp edges: they prove nothing.
     telling = (declared != declared.min()) & (declared != declared.max())
-    jumps, steps = [], []
+    jumps, steps, usual = [], [], []
     for axis in (0, 1):
         crossing = np.diff(flipped.astype(np.int8), axis=axis) != 0
+        step = np.abs(np.diff(other, axis=axis))
+        usual.append(step[~crossing])
         first, second = (telling[:-1], telling[1:]) if axis == 0 else (telling[:, :-1], telling[:, 1:])
         crossing &= first & second
         jumps.append(np.abs(np.diff(declared, axis=axis))[crossing])
-        steps.append(np.abs(np.diff(other, axis=axis))[crossing])
+        steps.append(step[crossing])
     if sum(map(len, jumps)) < _PAIRS:
         return False
-    return bool(
-        np.median(np.concatenate(steps)) < (1 << bits) / 64 and np.median(np.concatenate(jumps)) > (1 << bits) / 2
-    )
+    smooth = 2 * np.quantile(np.concatenate(usual), 0.9) + 1
+    return bool(np.median(np.concatenate(steps)) <= smooth and np.median(np.concatenate(jumps)) > (1 << bits) / 2)
