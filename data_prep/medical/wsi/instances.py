@@ -23,7 +23,7 @@ from data_prep.medical.wsi.table_files import RECORD, decode_text, read_whole
 
 FEATURES, FACTS = "bags.h5", "bags.parquet"  # what a task leaves
 NAMES = {
-    "label": ("label", "bag_label", "class", "target", "y"),
+    "label": ("bag_label", "label", "class", "target", "y"),
     "bag": ("bag", "bag_id", "bagid", "bag_name", "bag_ids"),
 }
 # What the columns of facts are called for `slides_of`.
@@ -83,6 +83,10 @@ def read_instances(path: Path, layout: Layout, max_bad: float, columns: int, fol
     names = [name for name in table.columns if name not in left_out]
     if not names:
         raise ConfigError(f"{path}: no column is left for features")
+    told.append(
+        f"{path.name}: {', '.join(f'{role} in column {column}' for role, column in roles.items())}; {len(names):,} "
+        f"features from column {names[0]} to {names[-1]}"
+    )
     numbers = table.select(pl.col(names).cast(pl.Float64, strict=False))
     words = [name for name in names if numbers[name].null_count() == table.height]
     if words:

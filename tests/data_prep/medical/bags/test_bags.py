@@ -339,7 +339,8 @@ def test_finished_slides_are_kept_and_damaged_ones_made_again(
 
 def test_torch_stays_out_of_bags_without_pt_files(tmp_path: Path, features: Path, table: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text(WORKER + "    assert not {'torch', 'timm', 'domains'} & set(sys.modules)\n")
+    others = "import data_prep.medical.apply, data_prep.medical.wsi.mil_csv, data_prep.medical.wsi.splitting\n"
+    script.write_text(others + WORKER + "    assert not {'torch', 'timm', 'domains'} & set(sys.modules)\n")
     command = [sys.executable, script, features, table, tmp_path / "out", "serial"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -63,8 +63,11 @@ def test_bags_are_gathered_from_all_their_rows(tmp_path: Path) -> None:
         ("", "   ", (0, 1, 2, 3), {}),
     ],
 )
-def test_any_order_header_and_separator(tmp_path: Path, header: str, separator: str, order: Any, options: Any) -> None:
+def test_any_order_header_and_separator(
+    tmp_path: Path, header: str, separator: str, order: Any, options: Any, capsys: Any
+) -> None:
     run(write(tmp_path / "plain.csv"), tmp_path / "plain")
+    assert "label in column 0, bag in column 1; 2 features from column 2 to 3" in capsys.readouterr().err
     moved = [tuple(row[column] for column in order) for row in ROWS]
     run(write(tmp_path / "set.csv", moved, header, separator), tmp_path / "out", **options)
     for name in index(tmp_path / "plain")["name"]:
