@@ -114,30 +114,27 @@ class MEDUSAModule(DiagnosisModule):
         self._filled = True
 
     def setup(self, stage: str) -> None:
-        """Choose the layout of memory; give a fresh network its start.
-
-        Weights that were loaded already (`--init_from`, `--ckpt_path`) stay: the starts below belong to a new training.
+        """Choose the layout of memory; check what training needs of the data.
 
         Raises:
             ConfigError: the options contradict the data.
         """
         super().setup(stage)
         self.net.to(memory_format=torch.channels_last)  # faster on processors and accelerators
-        if stage != "fit":
-            return
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if self.segmentation and not data.masks:
+        if stage == "fit" and self.segmentation and not self.trainer.datamodule.masks:  # type: ignore[attr-defined]
             raise ConfigError("model.segmentation needs lung masks; add --data.masks true")
-        if self.trainer.ckpt_path is not None or self._filled:
+
+    def on_fit_start(self) -> None:
+        """Give a fresh network its start; one whose weights were loaded (`--init_from`, `--ckpt_path`) has its own."""
+        if self._filled:
             return
-        said = []
+        said = [f"classification network from {self.backbone_weights or 'random numbers'}"]
         if self.backbone_weights is not None:
             load_backbone(self.net, self.backbone_weights)
-        said.append(f"classification network from {self.backbone_weights or 'random numbers'}")
         if self.net.body is not None:
+            said.append(f"attention body from {self.body_weights or 'random numbers, without lung segmentation'}")
             if self.body_weights is not None:
                 load_body(self.net, self.body_weights)
-            said.append(f"attention body from {self.body_weights or 'random numbers, without lung segmentation'}")
         if self.trainer.is_global_zero:
             print(f"start: {'; '.join(said)}")
 

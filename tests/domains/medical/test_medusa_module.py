@@ -78,29 +78,20 @@ class TestStart:
         body = LungSegmenter(8, 3)
         publish(tmp_path / "model", body, "card")
         net = module(body_weights=str(tmp_path / "model"))
-        net.trainer = trainer(tmp_path)
-        net.trainer.datamodule = data(root)
-        net.setup("fit")
+        trainer(tmp_path, max_steps=0).fit(net, data(root))
         assert torch.equal(net.net.body.dec[0][0].weight, body.body.dec[0][0].weight)
         assert f"attention body from {tmp_path / 'model'}" in capsys.readouterr().out
-        net.setup("test")  # needs no file any more
 
     def test_a_body_of_another_size_is_refused(self, root, tmp_path):
         publish(tmp_path / "model", LungSegmenter(4, 3), "card")
-        net = module(body_weights=str(tmp_path / "model"))
-        net.trainer = trainer(tmp_path)
-        net.trainer.datamodule = data(root)
         with pytest.raises(CheckpointMismatchError, match="wrong shape"):
-            net.setup("fit")
+            trainer(tmp_path).fit(module(body_weights=str(tmp_path / "model")), data(root))
 
-    def test_weights_given_for_the_whole_network_win(self, root, tmp_path):
-        publish(tmp_path / "model", LungSegmenter(8, 3), "card")
-        net = module(body_weights=str(tmp_path / "model"))
+    def test_weights_given_for_the_whole_network_win_and_need_no_other_file(self, root, tmp_path):
+        net = module(body_weights=str(tmp_path / "is moved away"))
         other = module().net.state_dict()
         net.net.load_state_dict(other)  # --init_from
-        net.trainer = trainer(tmp_path)
-        net.trainer.datamodule = data(root)
-        net.setup("fit")
+        trainer(tmp_path, max_steps=0).fit(net, data(root))
         assert torch.equal(net.net.body.dec[0][0].weight, other["body.dec.0.0.weight"])
 
     def test_no_weights_are_said_to_be_random(self, root, tmp_path, capsys):
