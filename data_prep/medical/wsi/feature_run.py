@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from data_prep.common.errors import ConfigError, RejectsExceededError
+from data_prep.common.executors import SerialExecutor
 from data_prep.common.files import canonical_json, sha256_file
 from data_prep.common.manifest import NAME, read_manifest, tool_version
 from data_prep.common.mapping import Done, Task
@@ -54,8 +56,7 @@ def take_over(run: Run, planned: Sequence[Planned], earlier: Earlier) -> None:
             info = {name: row[name] for name in STATUS if name not in (*item.identity, "sha256")}
             tasks.append(Task(item.key, reuse_slide, (path, earlier.rejects.get(item.path.name, []), info)))
     # All of them in each shard: once `dataset.json` is gone, nobody else can.
-    whole = Run(run.out, run.scratch, run.executor, shard=None, progress=False, payload=run.payload)
-    whole.stage("features", tasks)
+    _here(run).stage("features", tasks)
     # From here on the directory is unfinished, unless another shard has finished it meanwhile.
     if (run.out / NAME).exists() and (run.out / NAME).read_bytes() == before:
         (run.out / NAME).unlink()
@@ -81,7 +82,7 @@ def encode(
     rows = sorted((*map(_row, planned, done), *failed), key=lambda row: str(row["slide"]))
     key = hashlib.sha256(canonical_json(rows)).hexdigest()[:12]
     arguments = (rows, [result.folder / REJECTS for result in done])
-    tables = run.stage("tables", [Task(key, write_tables, arguments)])[0]
+    tables = _here(run).stage("tables", [Task(key, write_tables, arguments)])[0]
     good = [(item, result) for item, result in zip(planned, done, strict=True) if result.info["status"] == "done"]
     files = {f"features/{item.slide}.h5": result.folder / FEATURES for item, result in good}
     files |= {name: tables.folder / name for name in ("slides.parquet", "rejects.parquet")}
@@ -158,6 +159,11 @@ def check_failures(out: Path, card: dict[str, Any], max_rejects: float) -> None:
     if len(failures) > max_rejects * total:
         raise RejectsExceededError(message)
     sys.stderr.write(f"{message}\n")
+
+
+def _here(run: Run) -> Run:
+    """For small work, which whoever comes first does in its own process."""
+    return replace(run, executor=SerialExecutor(), shard=None, progress=False)
 
 
 def _row(item: Planned, result: Done) -> dict[str, Any]:
