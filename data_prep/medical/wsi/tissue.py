@@ -137,7 +137,7 @@ def segment(saturation: Image, scale: tuple[float, float], options: Segmentation
         kept = [hole for hole in holes[: options.max_n_holes] if areas[hole] > options.a_h * unit]
         pieces.append(Piece(_to_level0(contours[index], scale), [_to_level0(contours[hole], scale) for hole in kept]))
     chosen = [i for i in range(len(pieces)) if _is_chosen(i, options)]
-    largest = (areas - inside)[parents == -1].max(initial=0.0)
+    largest = float((areas - inside)[parents == -1].max(initial=0.0))
     return Found([pieces[i] for i in chosen], float(threshold), largest / max(unit, 1), int((parents == -1).sum()))
 
 

@@ -20,6 +20,7 @@ import tifffile
 Image = npt.NDArray[np.uint8]
 GLASS, EOSIN, HAEMATOXYLIN = (244, 243, 245), (214, 120, 168), (112, 62, 140)
 CENTIMETER = 3
+HOLE = 0.45  # of the radius of a piece
 
 
 def draw_tissue(width: int = 2048, height: int = 1536, seed: int = 0, pieces: int = 2) -> Image:
@@ -37,7 +38,7 @@ def draw_tissue(width: int = 2048, height: int = 1536, seed: int = 0, pieces: in
         rough = 1 + 0.12 * np.sin(angles * rng.integers(3, 7) + rng.uniform(0, 6)) + 0.03 * rng.standard_normal(48)
         circle = np.stack([np.cos(angles) * span * 0.38, np.sin(angles) * height * 0.38], 1)
         cv2.fillPoly(mask, [np.rint(centre + circle * rough[:, None]).astype(np.int32)], 1)
-        hole = np.rint(centre + circle * 0.3).astype(np.int32)
+        hole = np.rint(centre + circle * HOLE).astype(np.int32)
         cv2.fillPoly(mask, [hole], 0)
     grain = rng.normal(0, 2.5, (height // 4 + 1, width // 4 + 1, 1)).astype(np.float32)
     grain = cv2.resize(grain, (width, height))[..., None]
