@@ -125,7 +125,8 @@ def plan(
             reason = f"{file.name}: there is no slide of this id among the slides; add the slide, or remove this file"
             failed.append(failure({**dict.fromkeys(_IDENTITY), "slide": slide}, reason))
         elif path is not None and status in ("failed", "empty"):
-            reason = why.replace(f"{path.parent}/", "") or f"{path.name}: it has no patches"
+            reason = why.replace(f"{path.parent}/", "") or "it has no patches"
+            reason = reason if path.name in reason else f"{path.name}: {reason}"
             failed.append(failure({**dict.fromkeys(_IDENTITY), "slide": slide, "file": path.name}, reason))
         elif path is not None and file is not None:
             planned.append(Planned(slide, path, file, _identify(slide, path, file)))
