@@ -170,8 +170,7 @@ def order_classes(found: Sequence[str], known: Sequence[str], positive: str) -> 
     Raises:
         ConfigError: there is no such class.
     """
-    names = [name for name in known if name in set(found)] if known else []
-    names += sorted(set(found) - set(names))
+    names = [*known, *sorted(set(found) - set(known))]
     if positive:
         if positive not in names:
             raise ConfigError(f"positive {positive!r}: no such class; there are {', '.join(names)}")

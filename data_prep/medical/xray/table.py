@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import polars as pl
@@ -27,16 +28,17 @@ def read_table(path: Path) -> pl.DataFrame:
         place = f"byte {error.start:,} (line {data.count(10, 0, error.start) + 1:,})"
         raise CorruptRecordError(path, place, "not UTF-8 text; save the table as UTF-8") from error
     data = data.removeprefix(b"\xef\xbb\xbf")
-    head = data.split(b"\n", 1)[0]
-    separator = max((";", "\t", ","), key=lambda mark: head.count(mark.encode()))
+    head = data.split(b"\n", 1)[0].decode().rstrip("\r")
+    separator = max((";", "\t", ","), key=head.count)
+    # polars would give a second column of one name another name.
+    names = [name.strip().lower() for name in next(csv.reader([head], delimiter=separator), [])]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise CorruptRecordError(path, "header", f"has column {twice!r} twice")
     try:
         table = pl.read_csv(data, separator=separator, infer_schema=False)
     except pl.exceptions.PolarsError as error:
         reason = str(error).splitlines()[0]
         raise CorruptRecordError(path, "table", f"cannot be read as CSV ({reason})") from error
-    names = [name.strip().lower() for name in table.columns]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise CorruptRecordError(path, "header", f"has column {twice!r} twice")
     table.columns = names
     return table.with_columns(pl.all().str.strip_chars().fill_null(""))
