@@ -302,5 +302,5 @@ class PoolingMIL(BagNetwork):
         bags = split_bags(self.instances(x), sizes)
         pooled = [bag.mean(0) if self.pooling == "mean" else bag.amax(0) for bag in bags]
         features = torch.stack(pooled)
-        even = [bag.new_full((1, 1, len(bag)), 1.0 / len(bag)) for bag in bags]
+        even = [bag.new_ones(1, 1, bag.shape[0]) / bag.shape[0] for bag in bags]
         return BagOutput(logits=self.classifier(features), features=features, weights=even)

@@ -166,7 +166,9 @@ def pool_bags(
     weights: list[Tensor] = []
     logits: list[Tensor] = []
     bags = split_bags(h, sizes)
-    for i, (mine, instances) in enumerate(zip(torch.split(scores, [len(bag) for bag in bags], 1), bags, strict=True)):
+    # without sizes nothing may ask for the number of instances as an int: exported programs leave it free
+    parts = (scores,) if sizes is None else torch.split(scores, list(sizes), 1)
+    for i, (mine, instances) in enumerate(zip(parts, bags, strict=True)):
         if masking is not None:
             mine = mine.masked_fill(masking.mask(mine.detach(), None if draws is None else draws[i]), MASKED)
         out, attention = block.weigh(mine, instances)
