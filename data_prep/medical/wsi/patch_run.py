@@ -12,7 +12,7 @@ import numpy as np
 import openslide
 
 from data_prep.common.files import canonical_json
-from data_prep.common.manifest import tool_version
+from data_prep.common.manifest import NAME, tool_version
 from data_prep.common.mapping import Done, Task
 from data_prep.common.rejects import Reject
 from data_prep.common.run import Run, Settings, identify, open_run
@@ -46,14 +46,16 @@ def patch_slides(
     previous = read_previous(out, command)
     recorded = {entry["slide"]: entry for entry in previous["sources"]} if previous else {}
     sources = {job.slide: describe(job) for job in jobs if _may_be(recorded.get(job.slide), job)}
-    kept = {slide for slide, source in sources.items() if unchanged(recorded[slide], source)}
-    if previous is not None and len(kept) == len(jobs) == len(recorded) and (out / "dataset.json").exists():
+    same = {slide for slide, source in sources.items() if unchanged(recorded[slide], source)}
+    # What failed is tried again, a disk may be back; but not by each shard of a finished run.
+    kept = {slide for slide in same if recorded[slide]["status"] != "failed"}
+    done = same if settings.shard else kept
+    if previous is not None and len(done) == len(jobs) == len(recorded) and (out / NAME).exists():
         return previous
     # The slides are no part of the fingerprint: each task is called after its slide, and finished ones stay when
     # another slide is added or repaired.
     with open_run(out, {"command": command, **identify([], *TOOLS)}, settings, PAYLOAD) as run:
-        if previous is not None:
-            put_aside(out, run.scratch)
+        put_aside(out, run.scratch, previous)
         outcomes = {**_take_over(run, [job for job in jobs if job.slide in kept], sources)}
         outcomes |= _process(run, [job for job in jobs if job.slide not in kept], wanted)
         ordered = [outcomes[job.slide] for job in jobs]

@@ -8,6 +8,7 @@ finished for slides that did not change is taken over. While that goes on the di
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from data_prep.common.manifest import NAME, read_manifest
 from data_prep.common.run import WORK
 
 PREVIOUS = "previous"  # folder inside the scratch folder
-FINAL = frozenset({"processed", "empty", "skipped"})  # "failed" is tried again: a disk may be back
 
 
 def read_previous(out: Path, command: dict[str, Any]) -> dict[str, Any] | None:
@@ -39,6 +39,8 @@ def read_previous(out: Path, command: dict[str, Any]) -> dict[str, Any] | None:
                 raise
             continue
         if found.get("command") != command:
+            if not found["counts"]["processed"]:  # nothing came of the other options
+                return None
             raise ConfigError(
                 f"{out}: holds prepared data of other options; choose another output directory or remove it"
             )
@@ -46,18 +48,22 @@ def read_previous(out: Path, command: dict[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def put_aside(out: Path, scratch: Path) -> None:
-    """Let a finished directory count as unfinished, keeping its `dataset.json`."""
+def put_aside(out: Path, scratch: Path, previous: dict[str, Any] | None) -> None:
+    """Let a finished directory count as unfinished, keeping its `dataset.json` if anything came of it."""
     with translate_os_errors(out):
+        if previous is None:
+            (out / NAME).unlink(missing_ok=True)
+            return
         (scratch / PREVIOUS).mkdir(exist_ok=True)
         with contextlib.suppress(FileNotFoundError):  # another shard has done it
             (out / NAME).replace(scratch / PREVIOUS / NAME)
 
 
 def put_back(out: Path, scratch: Path) -> None:
-    """Let the directory count as finished again: nothing has changed."""
+    """Let the directory count as finished again, when nothing has changed."""
     with translate_os_errors(out):
         (scratch / PREVIOUS / NAME).replace(out / NAME)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def unchanged(recorded: dict[str, Any], source: dict[str, Any]) -> bool:
@@ -67,7 +73,7 @@ def unchanged(recorded: dict[str, Any], source: dict[str, Any]) -> bool:
         recorded: entry of `sources` in `dataset.json`.
         source: entry of the slide at hand, without its status.
     """
-    return recorded.get("status") in FINAL and all(recorded.get(name) == value for name, value in source.items())
+    return all(recorded.get(name) == value for name, value in source.items())
 
 
 def keep(out: Path, slide: str, file: str, names: Sequence[str], folder: Path) -> dict[str, Any]:
