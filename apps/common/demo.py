@@ -36,7 +36,7 @@ def run_command(domain: str, command: str, *options: str) -> None:
 
 
 def train_and_test(
-    domain: str, systems: Mapping[str, tuple[str, str]], prepared: Path, directory: Path
+    domain: str, systems: Mapping[str, tuple[str, str]], prepared: Path, directory: Path, *options: str
 ) -> dict[str, dict[str, Estimate]]:
     """Train and test systems on prepared data, each in a folder of its name.
 
@@ -45,6 +45,7 @@ def train_and_test(
         systems: title -> (system, configuration).
         prepared: directory of the data.
         directory: where the folders go.
+        options: further options of `fit`.
 
     Returns:
         Title -> metrics of the test.
@@ -53,7 +54,7 @@ def train_and_test(
     for title, (system, config) in systems.items():
         print(f"2. {title}: train, test")
         run = directory / system
-        run_command(domain, "fit", "--config", config, "--data.root", str(prepared), "--run", str(run))
+        run_command(domain, "fit", "--config", config, "--data.root", str(prepared), "--run", str(run), *options)
         run_command(domain, "test", "--run", str(run))
         found = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
         metrics[title] = {name: Estimate(**entry) for name, entry in found.items()}
