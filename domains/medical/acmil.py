@@ -239,10 +239,8 @@ class ACMIL(BagNetwork):
             h = self.instances(x)
             return h, score(h)
         h = x.new_empty(len(x), self.dim)
-        scores = []
-        for start in range(0, len(x), BLOCK):
-            scores.append(score(self.instances(x[start : start + BLOCK], h[start : start + BLOCK])))
-        return h, torch.cat(scores, 1)
+        blocks = [slice(start, start + BLOCK) for start in range(0, len(x), BLOCK)]
+        return h, torch.cat([score(self.instances(x[block], h[block])) for block in blocks], 1)
 
 
 class ABMIL(ACMIL):
