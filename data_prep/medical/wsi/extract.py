@@ -1,6 +1,7 @@
 """Features of the patches of one slide: encoded batch by batch, stored in a stream.
 
-Memory is that of a few batches, whatever the number of patches.
+Memory is that of a few batches, whatever the number of patches. The same files and options give the same bytes on
+the same kind of device; devices, and numbers of threads of torch, round sums differently.
 """
 
 from __future__ import annotations

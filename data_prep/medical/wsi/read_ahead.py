@@ -2,6 +2,9 @@
 
 Each thread has a handle of its own: opening a slide costs 11 ms, and after an error OpenSlide's handle is useless for
 everybody. A batch is always made of the same patches, so nothing depends on which thread was faster.
+
+Patches are sampled once, by area, from the best level to the size of the encoder's images. (CLAM and ACMIL read the
+pixels of a level and resize them bilinearly, which gives slightly other pixels.)
 """
 
 from __future__ import annotations

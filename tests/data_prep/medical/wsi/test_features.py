@@ -434,3 +434,15 @@ def test_importing_and_planning_leaves_torch_alone() -> None:
         "assert not {'torch', 'timm'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["local", "slurm:local"])
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")  # of the cluster library
+def test_every_executor_encodes_alike(
+    tmp_path: Path, cohort: tuple[Path, Path], executor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    run(cohort[1], cohort[0], tmp_path / "serial")
+    run(cohort[1], cohort[0], tmp_path / "out", executor=executor, workers=2)
+    assert tree(tmp_path / "out") == tree(tmp_path / "serial")
