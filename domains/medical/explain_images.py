@@ -146,12 +146,14 @@ def _cases(module: MEDUSAModule, data: ImageData, chosen: dict[int, str]) -> Ite
 
 
 def _caption(module: MEDUSAModule, case: Case) -> str:
-    name, decided = plain(module.classes[case.label]), plain(module.classes[case.predicted])
+    label, decided = plain(module.classes[case.label]), plain(module.classes[case.predicted])
+    start = gate_start(module)
+    reach = max(float(np.abs(values - start).max()) for name, values in case.maps.items() if name.startswith("gate"))
     lungs = " Lungs: probability of the body's segmentation output." if "lungs" in case.maps else ""
     return (
-        f"Probability of {name} {case.probability:.3f}, decided: {decided}. Body: mean of its channels.{lungs} Gates:"
-        " mean over the channels of a stage; red lets features pass stronger than a network without attention, blue"
-        " weaker. The gates tell what the network weighs, not why."
+        f"Probability of {label} {case.probability:.3f}, decided: {decided}. Body: mean of its channels.{lungs} Gates:"
+        " mean over the channels of a stage; red lets features pass stronger than before training, blue weaker, here by"
+        f" {reach / start:.1%} at most. The gates tell what the network weighs, not why."
     )
 
 
