@@ -70,7 +70,8 @@ def read_dicom(path: Path, percentile: float = 0.0) -> Radiograph:
         except MemoryError:
             raise UnsupportedImageError(path, "pixel data", "asks for more memory than there is") from None
         except Exception as error:  # a damaged header can break the parser anywhere
-            raise NotAnImageError(path, "header", f"damaged ({_first_line(error)})") from error
+            # Only the kind of error: its text may quote the header, and with it a patient.
+            raise NotAnImageError(path, "header", f"damaged ({type(error).__name__})") from error
 
 
 def _read(dataset: Dataset, data: bytes, path: Path, percentile: float) -> Radiograph:
@@ -145,6 +146,10 @@ def _decode(dataset: Dataset, path: Path) -> Values:
         raise UnsupportedImageError(path, "TransferSyntaxUID", f"{syntax.name} is no format of still images") from None
     if not decoder.is_available:
         raise MissingExtraError("medical", f"{path}: {syntax.name}")
+    expected = dataset.Rows * dataset.Columns * dataset.SamplesPerPixel * (int(dataset.BitsAllocated) // 8)
+    frames = len(dataset.PixelData) // max(expected, 1)
+    if not syntax.is_encapsulated and frames > 1:
+        raise MultiFrameError(path, "pixel data", f"{frames} frames, though the header does not say so")
     if is_cut_short(dataset, syntax):
         raise TruncatedImageError(path, "pixel data", "the compressed image has no end: it is cut short")
     options: dict[str, Any] = {} if dataset.SamplesPerPixel == 3 else {"correct_unused_bits": False}

@@ -91,7 +91,8 @@ def read_images(run: Run, listing: Listing, rules: Rules, key: bytes | None) -> 
     """
     items = listing.items
     arrays = sorted({(item.path, item.array) for item in items if item.array})
-    unpacked = run.stage("unpack", [Task(array, unpack_array, (path, array)) for path, array in arrays])
+    tasks = [Task(array, unpack_array, (path, array)) for path, array in arrays]
+    unpacked = run.stage("unpack", tasks) if tasks else []
     places = {entry: done.folder / f"{entry[1]}.npy" for entry, done in zip(arrays, unpacked, strict=True)}
     shots = [
         Shot(

@@ -113,7 +113,7 @@ def _load(path: Path, percentile: float, channels: int, *, deep_as_is: bool = Fa
             raise TruncatedImageError(path, "pixel data", "the file ends inside the image") from error
         raise NotAnImageError(path, "pixel data", f"cannot be decoded ({error})") from error
     except Exception as error:  # a damaged header can break a parser anywhere
-        raise NotAnImageError(path, "header", f"damaged ({error})") from error
+        raise NotAnImageError(path, "header", f"damaged ({type(error).__name__})") from error
 
 
 def _convert(image: Image.Image, path: Path, percentile: float, channels: int, *, deep_as_is: bool) -> U8:

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from data_prep.common.errors import ConfigError, LabelError, PrepError
-from data_prep.common.files import write_atomic
+from data_prep.common.files import translate_os_errors, write_atomic
 from data_prep.common.manifest import NAME, read_manifest, tool_version
 from data_prep.common.mapping import Shard
 from data_prep.common.rejects import check_rejects, to_frame
@@ -136,7 +136,7 @@ def run_preparation(
 ) -> dict[str, Any]:
     """Run a preparation, or find it finished."""
     options.check()
-    check_raw([*raw, *(path for path in (options.table, options.mapping, options.masks) if path is not None)])
+    check_raw([*raw, *(path for path in (options.table, options.mapping, options.masks) if path is not None)], out)
     key = read_key(options.anonymise) if options.anonymise is not None else None
     own = Asked(**{field.name: getattr(options, field.name) for field in fields(Asked)})
     listing = READERS[options.dataset].read(raw, own)
@@ -152,7 +152,9 @@ def run_preparation(
     share = Shard.parse(shard, shard_patience) if shard else None
     settings = Settings(executor, workers, share, progress, eager=is_large(files))
     try:
-        with open_run(out, {"command": command, **identify(files, *TOOLS)}, settings, PAYLOAD) as run:
+        with translate_os_errors(raw[0]):
+            identity = identify(files, *TOOLS)
+        with open_run(out, {"command": command, **identity}, settings, PAYLOAD) as run:
             return _prepare(run, listing, rules, options, key, raw[0])
     except (PrepError, OSError):
         # Another shard may have finished, and removed the scratch folder, while this one looked at it.

@@ -37,7 +37,7 @@ def make_images(
     saved = manifest.get("preparation")
     if not isinstance(saved, dict) or saved.get("kind") != "images":
         raise ManifestError(f"{preparation / NAME}: no preparation of X-rays; prepare the data again")
-    check_raw(raw)
+    check_raw(raw, out)
     files = find_images(raw)
     if not files:
         raise DatasetNotFoundError(f"{raw[0]}: holds no DICOM, PNG, JPEG, TIFF or BMP file")

@@ -315,13 +315,13 @@ class TestFolders:
     def test_a_table_with_one_patient_in_two_splits_is_refused(self, tmp_path: Path) -> None:
         lines = ["image,label,patient,split"]
         for number in range(6):
-            png(tmp_path / f"{number}.png", chest(number, bits=8))
+            png(tmp_path / "raw" / f"{number}.png", chest(number, bits=8))
             lines.append(
                 f"{number}.png,{'ab'[number % 2]},{'pP'[number == 4]}{number % 4},{['train', 'test'][number // 4]}"
             )
         (tmp_path / "t.csv").write_text("\n".join(lines))
         with pytest.raises(LeakError, match=r"t\.csv: patient 'p0' is in train .*0\.png.* and in test .*4\.png"):
-            run("images", tmp_path, tmp_path / "out", table=tmp_path / "t.csv", valid_share=0)
+            run("images", tmp_path / "raw", tmp_path / "out", table=tmp_path / "t.csv", valid_share=0)
 
     def test_bad_tables(self, tmp_path: Path) -> None:
         raw = folders(tmp_path / "raw")
@@ -344,6 +344,21 @@ class TestFolders:
             run("images", raw, tmp_path / "out", table=table)
         with pytest.raises(DatasetNotFoundError, match="no such"):
             run("images", raw, tmp_path / "out", table=tmp_path / "absent.csv")
+
+    def test_links_to_folders_are_followed_once(self, tmp_path: Path) -> None:
+        raw = folders(tmp_path / "real")
+        (tmp_path / "raw").mkdir()
+        (tmp_path / "raw" / "NORMAL").symlink_to(raw / "NORMAL", target_is_directory=True)
+        (tmp_path / "raw" / "PNEUMONIA").symlink_to(raw / "PNEUMONIA", target_is_directory=True)
+        (raw / "NORMAL" / "loop").symlink_to(raw / "NORMAL", target_is_directory=True)
+        (raw / "NORMAL" / ".hidden.png").write_bytes(b"?")
+        run("images", tmp_path / "raw", tmp_path / "out")
+        assert len(index(tmp_path / "out")) == 24
+
+    def test_output_inside_raw_is_refused(self, tmp_path: Path) -> None:
+        raw = folders(tmp_path / "raw")
+        with pytest.raises(ConfigError, match="lies inside the raw folder"):
+            run("images", raw, raw / "prepared")
 
     def test_images_outside_class_folders(self, tmp_path: Path) -> None:
         png(tmp_path / "raw" / "a.png", chest(bits=8))

@@ -244,6 +244,7 @@ def test_a_compressed_image_without_its_end_is_truncated(path: Path) -> None:
 def test_bad_files_say_what_they_are(path: Path, tmp_path: Path) -> None:
     cases: list[tuple[Path, type[CorruptRecordError], str]] = [
         (dicom(path.with_name("frames.dcm"), VALUES, 12, NumberOfFrames=3), MultiFrameError, "3 frames"),
+        (dicom(path.with_name("film.dcm"), np.stack([VALUES] * 2), 12), MultiFrameError, "2 frames, though the header"),
         (dicom(path.with_name("none.dcm"), VALUES, 12, PixelData=None), NoPixelDataError, "there is none"),
         (dicom(path.with_name("flat.dcm"), VALUES * 0 + 9, 12), ConstantImageError, "all pixels have one value"),
         (dicom(path.with_name("flat8.dcm"), chest(bits=8) * 0), ConstantImageError, "all pixels have one value"),
@@ -254,7 +255,7 @@ def test_bad_files_say_what_they_are(path: Path, tmp_path: Path) -> None:
     ]
     film = compress(dataset(VALUES, 12), VALUES, JPEGLosslessSV1)
     film.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.102")  # MPEG-4
-    cases.append((save(path.with_name("film.dcm"), film), UnsupportedImageError, "no format of still images"))
+    cases.append((save(path.with_name("mpeg.dcm"), film), UnsupportedImageError, "no format of still images"))
     empty = tmp_path / "empty.dcm"
     empty.write_bytes(b"")
     cases.append((empty, NotAnImageError, "no DICOM file"))
