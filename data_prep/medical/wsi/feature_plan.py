@@ -12,7 +12,6 @@ import polars as pl
 
 from data_prep.common.errors import ConfigError, DatasetNotFoundError, ManifestError
 from data_prep.common.files import canonical_json, sha256_file, translate_os_errors
-from data_prep.common.manifest import NAME as MANIFEST
 from data_prep.common.manifest import read_manifest
 from data_prep.common.rejects import Reject
 from data_prep.medical.wsi.coords import SUFFIX
@@ -68,14 +67,9 @@ def find_coords(patches: Path) -> dict[str, Path]:
         DatasetNotFoundError: there are none.
         ConfigError: two files are of one slide, or the folder holds something else.
     """
-    folder = patches
-    if (patches / MANIFEST).is_file():
-        try:
-            kind = read_manifest(patches).get("kind")
-        except ManifestError:  # another program's file of this name
-            kind = "patches"
-        if kind != "patches":
-            raise ConfigError(f"{patches}: holds {kind}, not patches; give what `heptad medical patch` made")
+    folder, kind = patches, patching_of(patches).get("kind", "patches")
+    if kind != "patches":
+        raise ConfigError(f"{patches}: holds {kind}, not patches; give what `heptad medical patch` made")
     if (patches / "patches").is_dir():
         folder = patches / "patches"
     found: dict[str, Path] = {}
@@ -94,9 +88,17 @@ def find_coords(patches: Path) -> dict[str, Path]:
     return found
 
 
+def patching_of(patches: Path) -> dict[str, Any]:
+    """`dataset.json` of a directory that `heptad medical patch` made; empty for folders of other programs."""
+    try:
+        return read_manifest(patches)
+    except (DatasetNotFoundError, ManifestError):  # another program may have a file of this name
+        return {}
+
+
 def patched_before(patches: Path) -> dict[str, tuple[str, str]]:
     """What `heptad medical patch` says of each slide: its status, and the reason when it has no patches."""
-    if not (patches / MANIFEST).is_file() or not (patches / "slides.parquet").is_file():
+    if not patching_of(patches):
         return {}
     with translate_os_errors(patches):
         table = pl.read_parquet(patches / "slides.parquet", columns=["slide", "status", "reason"], memory_map=False)

@@ -33,7 +33,7 @@ from data_prep.medical.wsi.encoders import (
     say_weights,
 )
 from data_prep.medical.wsi.extract import Job
-from data_prep.medical.wsi.feature_plan import find_coords, patched_before, plan
+from data_prep.medical.wsi.feature_plan import find_coords, patched_before, patching_of, plan
 from data_prep.medical.wsi.feature_run import PAYLOAD, check_failures, encode, find_earlier, summary, take_over
 from data_prep.medical.wsi.find import find_slides
 from data_prep.medical.wsi.native import Stored
@@ -165,7 +165,8 @@ def _command(job: Job) -> dict[str, Any]:
     """What was asked for, without the places of this machine."""
     spec = asdict(job.encoder)
     spec["arguments"] = json.loads(job.encoder.arguments)
-    spec["weights"] = _weights(job.encoder)
+    # The checksum tells weights from others, whatever their file is called.
+    spec["weights"] = {name: value for name, value in _weights(job.encoder).items() if name != "file"}
     del spec["seed"]
     for name in ("mean", "std"):
         spec[name] = list(spec[name]) if spec[name] else None
@@ -173,7 +174,11 @@ def _command(job: Job) -> dict[str, Any]:
 
 
 def _numbers(values: Sequence[float] | None) -> Numbers | None:
-    return None if values is None else (float(values[0]), float(values[1]), float(values[2]))
+    if values is None:
+        return None
+    if len(values) != 3:
+        raise ConfigError(f"mean or std {list(values)}: give three numbers, of red, green and blue")
+    return (float(values[0]), float(values[1]), float(values[2]))
 
 
 def _weights(spec: EncoderSpec) -> dict[str, Any]:
@@ -187,9 +192,9 @@ def _weights(spec: EncoderSpec) -> dict[str, Any]:
 
 def _patching(patches: Path) -> dict[str, Any] | None:
     """How the patches were made, if `heptad medical patch` made them."""
-    if not (patches / NAME).is_file():
+    manifest = patching_of(patches)
+    if not manifest:
         return None
-    manifest = read_manifest(patches)
     # A default resolution is recorded with the slides that needed it.
     defaults = {source.get("default_mpp") for source in manifest.get("sources", [])} - {None}
     return {**manifest.get("command", {}), "default_mpp": min(defaults, default=None)}

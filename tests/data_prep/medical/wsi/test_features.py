@@ -351,7 +351,7 @@ def scaled_weights(folder: Path, factor: float) -> Path:
 def test_other_weights_under_the_same_name_are_other_features(tmp_path: Path, cohort: tuple[Path, Path]) -> None:
     weights = scaled_weights(tmp_path, 1.0)
     card = run(cohort[1], cohort[0], tmp_path / "out", weights=str(weights))
-    assert card["command"]["encoder"]["weights"]["file"] == "weights.pth"
+    assert card["encoder"]["weights"]["file"] == "weights.pth"
     scaled_weights(tmp_path, 2.0)
     with pytest.raises(ConfigError, match="made with other options"):
         run(cohort[1], cohort[0], tmp_path / "out", weights=str(weights))
@@ -390,6 +390,7 @@ def test_clam_coordinates_are_encoded_as_they_are(tmp_path: Path) -> None:
     grid = read_coords(tile_slide(slide, tmp_path / "ours", rows=6))
     (tmp_path / "clam" / "patches").mkdir(parents=True)
     (tmp_path / "clam" / "masks").mkdir()
+    (tmp_path / "clam" / "dataset.json").write_text('{"of": "another program"}')
     write_coords(tmp_path / "clam" / "patches" / "x.y.h5", grid, layout="clam")
     run(tmp_path / "clam", slide, tmp_path / "out")
     run(tmp_path / "ours", slide, tmp_path / "same")
@@ -408,6 +409,7 @@ def test_clam_coordinates_are_encoded_as_they_are(tmp_path: Path) -> None:
         ({"max_bad": 2.0}, "max_bad 2.0"),
         ({"mean": (0.5, 0.5, 0.5)}, "give both"),
         ({"mean": (0.5, 0.5, 0.5), "std": (0.0, 1.0, 1.0)}, "std above 0"),
+        ({"mean": (0.5,), "std": (0.5,)}, "three numbers"),
         ({"image_size": 0}, "image_size 0"),
         ({"precision": "fp8"}, "precision 'fp8'"),
         ({"normalisation": "reinhard"}, "choose imagenet, lunit or model"),
