@@ -35,7 +35,8 @@ def slides(directory: Path) -> None:
         made = write_planted_slides(raw)
         encoder = ["--encoder", "resnet18", "--weights", "random", "--image-size", "64"]
         # generated sections are small, and many patients are tested
-        options = ["--mpp", "0.5", "--patch-size", "64", "--a-t", "1", "--ratios", "0.5", "0.1", "0.4"]
+        options = ["--mpp", "0.5", "--patch-size", "64", "--a-t", "1", "--min-tissue", "0.3"]
+        options += ["--ratios", "0.5", "0.1", "0.4"]
         table = ["--table", str(made.table), "--out", str(prepared)]
         run_command("medical", "prep", "slides", "--raw", str(made.slides), *table, *encoder, *options)
     metrics = train_and_test("medical", SLIDE_SYSTEMS, prepared, directory)
@@ -74,9 +75,10 @@ def xrays(directory: Path) -> None:
     raw, prepared = directory / "raw", directory / "prepared"
     print("\n1. chest X-rays with planted opacities: DICOM and PNG, lung masks")
     if not (prepared / "dataset.json").is_file():
-        made = write_planted_xrays(raw)
+        made = write_planted_xrays(raw, patients=200)
         tables = ["--table", str(made.table), "--masks", str(made.masks), "--out", str(prepared)]
-        run_command("medical", "prep", "images", "--raw", str(made.images), *tables)
+        options = ["--positive", "opacity", "--ratios", "0.6,0.15,0.25"]
+        run_command("medical", "prep", "images", "--raw", str(made.images), *tables, *options)
     train_and_test("medical", {"body on lungs": ("medusa-body", "demo_medusa_body")}, prepared, directory)
     body = ["--model.body_weights", str(directory / "medusa-body" / "model")]
     metrics = train_and_test("medical", XRAY_SYSTEMS, prepared, directory, *body)

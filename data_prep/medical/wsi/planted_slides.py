@@ -17,7 +17,7 @@ CLASSES, SITES = ("normal", "tumor"), ("north", "south")
 CENTIMETER = 3  # unit of a TIFF's resolution
 HOLE = 0.45  # of the radius of a piece
 NUCLEI, DENSE = (0.6, 0.8), 0.38  # of 1, above which a random field is nucleus: in tissue, and in a lesion
-STAIN = {"north": (1.0, 1.0, 1.0), "south": (0.97, 1.03, 0.98)}
+STAIN = {"north": (1.0, 1.0, 1.0), "south": (0.92, 1.08, 0.96)}
 
 
 class PlantedSlides(NamedTuple):
@@ -55,9 +55,9 @@ def write_planted_slides(
         for number in range(int(rng.integers(1, 3))):
             name = f"patient{patient:03d}.{number}"
             spots = _spots(rng, side) if label == "tumor" else []
-            picture = draw_tissue(side, side, seed=int(rng.integers(2**31)), pieces=1, spots=spots)
-            stained = np.clip(picture * np.array(STAIN[site]), 0, 255).astype(np.uint8)
-            write_slide(made.slides / f"{name}.tif", stained, mpp=mpp)
+            drawn = int(rng.integers(2**31))
+            picture = draw_tissue(side, side, seed=drawn, pieces=1, spots=spots, stain=STAIN[site])
+            write_slide(made.slides / f"{name}.tif", picture, mpp=mpp)
             rows.append((f"P{patient:03d}", name, label, site))
             lesions += [(name, *spot) for spot in spots]
     pl.DataFrame(rows, schema=["patient_id", "slide_id", "label", "site"], orient="row").write_csv(made.table)
@@ -81,6 +81,7 @@ def draw_tissue(
     seed: int = 0,
     pieces: int = 2,
     spots: list[tuple[float, float, float]] | None = None,
+    stain: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> Image:
     """Glass with ragged pieces of tissue in a row, each with a hole in it.
 
@@ -90,6 +91,7 @@ def draw_tissue(
         seed: of everything random.
         pieces: of tissue.
         spots: x, y, radius of lesions, in which nuclei are dense.
+        stain: factor on red, green and blue of tissue, which differ between laboratories.
 
     Shape:
         (height, width, 3) uint8, RGB.
@@ -113,7 +115,7 @@ def draw_tissue(
         cv2.circle(bound, (round(x), round(y)), round(radius), DENSE, thickness=-1)
     nuclei = cv2.resize(rng.random((height // 8 + 1, width // 8 + 1)).astype(np.float32), (width, height)) > bound
     ground = np.array(GLASS) * (1 - mask[..., None])
-    picture = np.where(nuclei[..., None], HAEMATOXYLIN, EOSIN) * mask[..., None] + ground
+    picture = np.where(nuclei[..., None], HAEMATOXYLIN, EOSIN) * np.array(stain) * mask[..., None] + ground
     tissue: Image = np.clip(picture + grain, 0, 255).astype(np.uint8)
     return tissue
 

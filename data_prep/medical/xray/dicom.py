@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import imagecodecs
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset, dcmread
+from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
-from pydicom.uid import UID
+from pydicom.uid import UID, JPEGExtended12Bit
 
 from data_prep.common.errors import MissingExtraError, PrepError
 from data_prep.medical.xray.errors import (
@@ -154,6 +156,8 @@ def _decode(dataset: Dataset, path: Path) -> Values:
         raise TruncatedImageError(path, "pixel data", "the compressed image has no end: it is cut short")
     options: dict[str, Any] = {} if dataset.SamplesPerPixel == 3 else {"correct_unused_bits": False}
     try:
+        if syntax == JPEGExtended12Bit and dataset.BitsStored > 8:  # which no decoder of a permissive licence offers
+            return np.asarray(imagecodecs.jpeg_decode(get_frame(dataset.PixelData, 0, number_of_frames=1)))
         values, _ = decoder.as_array(dataset, index=0, **options)
     except (MemoryError, KeyboardInterrupt, SystemExit):
         raise
