@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed  ## prepare embedded data, train, evaluate, write report.html
 	$(BIN)/heptad ctr demo
 	$(BIN)/heptad seqrec demo
+	$(BIN)/heptad medical demo
 
 test: $(VENV)/.installed  ## the default tests (under 10 minutes on 2 cores)
 	$(BIN)/python -m pytest -q -n 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, cast
 
@@ -12,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from domains.common.errors import ConfigError, PreparedDataError
@@ -20,6 +18,7 @@ from domains.common.intervals import Estimate
 from domains.common.loader import Batch, mix_seed
 from domains.common.module import HeptadModule
 from domains.common.optim import AdamForm, LazyAdam
+from domains.common.schedules import cosine_schedule
 from domains.common.sharded import Placement, share_states
 from domains.seqrec.evaluation import CUTOFFS, METRICS, evaluate_rankings, ranking_values
 from domains.seqrec.losses import Teacher, Transitions, distillation_loss, next_item_loss
@@ -322,8 +321,7 @@ class SequenceModule(HeptadModule):
         share_states(optimizer, self)
         if self.options.schedule == "constant":
             return optimizer
-        steps = max(int(self.trainer.estimated_stepping_batches), 1)
-        decay = LambdaLR(optimizer, lambda step: 0.01 + 0.99 * (1 + math.cos(math.pi * min(step / steps, 1.0))) / 2)
+        decay = cosine_schedule(optimizer, self.trainer.estimated_stepping_batches, floor=0.01)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": decay, "interval": "step"}}
 
 
