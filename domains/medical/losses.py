@@ -1,4 +1,4 @@
-"""Losses of ACMIL: Y. Zhang et al. (ECCV 2024), arXiv 2311.07125, section 3.4."""
+"""Losses of ACMIL: Y. Zhang et al. (ECCV 2024), arXiv 2311.07125."""
 
 from __future__ import annotations
 
