@@ -26,10 +26,10 @@ from domains.common.attention import (
     MaskReading,
     diversity_loss,
 )
+from domains.common.attention.instance_blocks import BLOCK, reduce_and_score
 from domains.common.attention.multi_branch import split_bags
 
 Pooling = Literal["mean", "max"]
-BLOCK = 1024  # instances
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class BagOutput:
         return [weights.mean(0) for weights in self.weights]
 
     def diversity(self) -> Tensor:
-        """Loss L_div (B,) of the bags (eq. 8)."""
+        """Loss L_div (B,) of the bags."""
         return torch.stack([diversity_loss(weights) for weights in self.weights])
 
 
@@ -110,12 +110,17 @@ class BagNetwork(nn.Module):
         self.feature_mean.copy_(mean)
         self.feature_deviation.copy_(deviation)
 
-    def instances(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """Reduce the width: (N, D_feat) -> (N, D), into `out` where nothing is trained."""
-        if self.standardize:  # a feature that never changes is 0
-            known = self.feature_deviation > 0
-            x = (x - self.feature_mean) * torch.where(known, 1.0 / self.feature_deviation.clamp(min=1e-12), 0.0)
-        h: Tensor = self.reduce(x) if out is None else torch.mm(x, self.reduce.weight.T, out=out)
+    def prepared(self, x: Tensor) -> Tensor:
+        """Features (N, D_feat) of any floating type as the reduction takes them."""
+        x = x.to(self.reduce.weight.dtype)
+        if not self.standardize:
+            return x
+        known = self.feature_deviation > 0  # a feature that never changes is 0
+        return (x - self.feature_mean) * torch.where(known, 1.0 / self.feature_deviation.clamp(min=1e-12), 0.0)
+
+    def instances(self, x: Tensor) -> Tensor:
+        """Reduce the width: (N, D_feat) -> (N, D)."""
+        h: Tensor = self.reduce(self.prepared(x))
         return h.relu_()
 
     def pool(
@@ -233,14 +238,13 @@ class ACMIL(BagNetwork):
         )
 
     def _score(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Instances and their scores; where nothing is trained on a CPU, in blocks that stay in its cache."""
-        score = self.attention.scorer()
-        if torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_compiling() or len(x) <= BLOCK:
+        """Instances and their scores; those of a large bag on a CPU in blocks."""
+        scorer = self.attention.scorer()
+        whole = torch.compiler.is_compiling() or x.device.type != "cpu" or torch.is_autocast_enabled("cpu")
+        if whole or x.requires_grad or len(x) <= BLOCK:
             h = self.instances(x)
-            return h, score(h)
-        h = x.new_empty(len(x), self.dim)
-        blocks = [slice(start, start + BLOCK) for start in range(0, len(x), BLOCK)]
-        return h, torch.cat([score(self.instances(x[block], h[block])) for block in blocks], 1)
+            return h, scorer(h)
+        return reduce_and_score(x, self.reduce.weight, self.prepared, scorer)
 
 
 class ABMIL(ACMIL):

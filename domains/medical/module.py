@@ -194,7 +194,7 @@ class BagModule(DiagnosisModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, C) of a batch of bags."""
-        return self.net(batch["x"].float(), batch["sizes"]) if batch["sizes"] else self._none(batch)
+        return self.net(batch["x"], batch["sizes"]) if batch["sizes"] else self._none(batch)
 
     def _none(self, batch: Batch) -> Tensor:
         """Logits of no bag: of a process without a row of the last batch."""
@@ -202,19 +202,18 @@ class BagModule(DiagnosisModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """Loss of a batch, a mean over the bags of all processes."""
-        share = self.trainer.world_size / batch["global_size"]
-        if not batch["sizes"]:  # a process without a row of the last batch adds nothing, to every parameter
-            nothing: Tensor = torch.stack([parameter.sum() for parameter in self.net.parameters()]).sum() * 0.0
-            return nothing
-        x, sizes = self._subsample(batch)
-        output = self.net.pool(x.float(), sizes)
-        losses = {
-            name: loss.sum() * share for name, loss in bag_losses(output, batch["label"], self.class_weights).items()
-        }
-        total: Tensor = torch.stack(list(losses.values())).sum()
-        count = len(sizes)
-        self.log_dict({f"train/loss_{name}": loss.detach() for name, loss in losses.items()}, batch_size=count)
-        self.log("train/loss", total.detach(), on_step=True, prog_bar=True, batch_size=count, sync_dist=True)
+        count = len(batch["sizes"])
+        if count:
+            x, sizes = self._subsample(batch)
+            share = self.trainer.world_size / batch["global_size"]
+            each = bag_losses(self.net.pool(x, sizes), batch["label"], self.class_weights)
+            losses = {name: loss.sum() * share for name, loss in each.items()}
+            total = torch.stack(list(losses.values())).sum()
+            self.log_dict({f"train/loss_{name}": loss.detach() for name, loss in losses.items()}, batch_size=count)
+        else:  # a process without a row of the last batch adds nothing, to every parameter
+            total = torch.stack([parameter.sum() for parameter in self.net.parameters()]).sum() * 0.0
+        # by every process: the mean over them waits for all
+        self.log("train/loss", total.detach(), on_step=True, prog_bar=True, batch_size=max(count, 1), sync_dist=True)
         return total
 
     def _subsample(self, batch: Batch) -> tuple[Tensor, list[int]]:
@@ -233,7 +232,7 @@ class BagModule(DiagnosisModule):
         """Probabilities and decision for each bag; its attention goes to a file of its own."""
         if not batch["sizes"]:
             return self.predictions(batch, self._none(batch))
-        output = self.net.pool(batch["x"].float(), batch["sizes"])
+        output = self.net.pool(batch["x"], batch["sizes"])
         if self.attention and self.output is not None:
             tables = attention_tables(batch, output.attention(), output.branch_attention())
             for name, table in zip(batch["name"], tables, strict=True):

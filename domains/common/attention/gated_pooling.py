@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from domains.common.attention.instance_blocks import Scorer
 from domains.common.attention.multi_branch import InstanceMasking, Pooled, pool_bags
 from domains.common.attention.recorder import Recordable
 
@@ -38,26 +39,16 @@ class GatedAttentionPooling(Recordable):
         self.score = nn.Linear(hidden, branches)
         self.register_buffer("doubled", torch.ones(2 * hidden).index_fill_(0, torch.arange(hidden), 2.0), False)
 
-    def scorer(self) -> Callable[[Tensor], Tensor]:
-        """Make the function that scores instances for each branch; it can be called on any share of them.
+    def scorer(self) -> Scorer:
+        """Make what scores instances for each branch.
 
         Shape:
             h (N, D) -> (K, N).
         """
         gate_weight, gate_bias = self.gate.weight * self.doubled[:, None], self.gate.bias * self.doubled
         # w (2 s - 1) g = 2 w (s g) - w g, with s and g the halves of the gate
-        weight, bias = torch.cat([2.0 * self.score.weight, -self.score.weight], 1), self.score.bias[:, None]
-        hidden = self.score.in_features
-
-        def score(h: Tensor) -> Tensor:
-            gate = F.linear(h, gate_weight, gate_bias).sigmoid_()
-            if torch.is_grad_enabled():
-                products, halves = gate[:, :hidden] * gate[:, hidden:], gate[:, hidden:]
-                return torch.addmm(torch.addmm(bias, weight[:, :hidden], products.T), weight[:, hidden:], halves.T)
-            gate[:, :hidden].mul_(gate[:, hidden:])
-            return torch.addmm(bias, weight, gate.T)
-
-        return score
+        weight = torch.cat([2.0 * self.score.weight, -self.score.weight], 1)
+        return Scorer(_score, (gate_weight, gate_bias, weight, self.score.bias[:, None]))
 
     def forward(
         self,
@@ -79,3 +70,13 @@ class GatedAttentionPooling(Recordable):
         """
         found = self.scorer()(h) if scores is None else scores
         return pool_bags(self, found, h, sizes, (len(found),), masking, draws)
+
+
+def _score(h: Tensor, gate_weight: Tensor, gate_bias: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    gate = F.linear(h, gate_weight, gate_bias).sigmoid_()
+    hidden = gate.shape[1] // 2
+    if torch.is_grad_enabled():
+        products, halves = gate[:, :hidden] * gate[:, hidden:], gate[:, hidden:]
+        return torch.addmm(torch.addmm(bias, weight[:, :hidden], products.T), weight[:, hidden:], halves.T)
+    gate[:, :hidden].mul_(gate[:, hidden:])
+    return torch.addmm(bias, weight, gate.T)

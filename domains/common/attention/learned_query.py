@@ -5,12 +5,13 @@ The multi-head branches of ACMIL: Y. Zhang et al. (ECCV 2024), arXiv 2311.07125;
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from domains.common.attention.instance_blocks import Scorer
 from domains.common.attention.multi_branch import BranchLinear, InstanceMasking, Pooled, pool_bags
 from domains.common.attention.recorder import Recordable
 
@@ -57,15 +58,14 @@ class LearnedQueryPooling(Recordable):
         constant = (query * self.key.bias.view(-1, self.heads, width)).sum(-1)
         return torch.einsum("khc,khcd->khd", query, key), constant
 
-    def scorer(self) -> Callable[[Tensor], Tensor]:
-        """Make the function that scores instances for each branch and head; it can be called on any share of them.
+    def scorer(self) -> Scorer:
+        """Make what scores instances for each branch and head.
 
         Shape:
             h (N, D) -> (K H, N).
         """
         folded, constant = self.fold()
-        queries, bias = folded.flatten(0, 1), constant.flatten()[:, None]
-        return lambda h: torch.addmm(bias, queries, h.T)
+        return Scorer(_score, (folded.flatten(0, 1), constant.flatten()[:, None]))
 
     def forward(
         self,
@@ -84,6 +84,10 @@ class LearnedQueryPooling(Recordable):
         """Make the vectors of the branches: (B, K, H, D) -> (B, K, D)."""
         vectors: Tensor = self.out(pooled, dropout)
         return vectors
+
+
+def _score(h: Tensor, queries: Tensor, bias: Tensor) -> Tensor:
+    return torch.addmm(bias, queries, h.T)
 
 
 class HeadProjection(nn.Module):

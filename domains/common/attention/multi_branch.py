@@ -1,7 +1,7 @@
 """Multi-branch attention over bags, and what keeps its branches apart: Y. Zhang et al. (ECCV 2024).
 
-*Attention-Challenging Multiple Instance Learning for Whole Slide Image Classification*, arXiv 2311.07125, sections 3.2
-(multiple branch attention) and 3.3 (stochastic top-K instance masking). Whose maths where the paper leaves it open:
+*Attention-Challenging Multiple Instance Learning for Whole Slide Image Classification*, arXiv 2311.07125
+(multi-branch attention, stochastic top-K instance masking). Whose maths where the paper leaves it open:
 dazhangyu123/ACMIL @ e53d19c.
 
 Bags of different lengths lie one behind the other ("packed"): instances (N, D) of all bags, and how many each has.
@@ -66,7 +66,7 @@ class BranchLinear(nn.Module):
 
 @dataclass(frozen=True)
 class InstanceMasking:
-    """Stochastic top-K instance masking (STKIM, section 3.3, eq. 9): what each branch does without in a step.
+    """Stochastic top-K instance masking (STKIM, eq. 9): what each branch does without in a step.
 
     Of the `top` largest logits of each row, `exact` (the official code) removes int(k p), drawn without replacement,
     and `bernoulli` (the paper) each with probability p. k is `top`, or the number of instances where there are fewer.
@@ -121,7 +121,7 @@ class InstanceMasking:
 
 
 def diversity_loss(weights: Tensor) -> Tensor:
-    """Mean cosine similarity between the attention of each two branches (section 3.2, eq. 8).
+    """Mean cosine similarity between the attention of each two branches (the loss L_div).
 
     Args:
         weights: attention after the softmax.
@@ -197,4 +197,4 @@ def split_bags(instances: Tensor, sizes: Sequence[int] | None) -> tuple[Tensor, 
         raise ValueError(
             f"bags of {list(sizes)[:8]} instances do not make up {len(instances)}; each needs at least one"
         )
-    return torch.split(instances, list(sizes))
+    return (instances,) if len(sizes) == 1 else torch.split(instances, list(sizes))
