@@ -98,7 +98,8 @@ class PredictionTable(Callback):
             name: value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
             for name, value in outputs.items()
         }
-        self._parts.append(arrays)
+        if len(arrays["row"]):  # a process may have no row of a batch, and lists without entries no type
+            self._parts.append(arrays)
 
     def _gather(self, trainer: Trainer) -> pl.DataFrame | None:
         parts, self._parts = self._parts, []

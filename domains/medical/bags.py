@@ -48,7 +48,7 @@ class BagReader:
         bags = [self._features(int(row), entry) for row, entry in zip(batch["row"], _rows(table), strict=True)]
         result: Batch = {
             **batch,
-            "x": torch.cat(bags) if len(bags) != 1 else bags[0],
+            "x": bags[0] if len(bags) == 1 else torch.cat(bags or [torch.zeros(0, 0)]),
             "sizes": [len(bag) for bag in bags],
             "name": table["name"].to_list(),
             "patient": table["patient"].to_list(),

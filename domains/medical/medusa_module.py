@@ -154,8 +154,13 @@ class MEDUSAModule(DiagnosisModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """Loss of a batch, a mean over the images of all processes."""
         count = len(batch["row"])
-        if not count:
-            return nothing(self.net)
+        total = self._loss(batch) if count else nothing(self.net)
+        # by every process: the mean over them waits for all
+        self.log("train/loss", total.detach(), on_step=True, prog_bar=True, batch_size=max(count, 1), sync_dist=True)
+        return total
+
+    def _loss(self, batch: Batch) -> Tensor:
+        count = len(batch["row"])
         share = count * self.trainer.world_size / batch["global_size"]
         logits, body = self._run(batch)
         losses = F.cross_entropy(
@@ -174,7 +179,6 @@ class MEDUSAModule(DiagnosisModule):
             lungs = known * (masked.float().mean() * share)
             self.log("train/loss_segmentation", lungs.detach(), batch_size=count)
             total = total + self.segmentation * lungs
-        self.log("train/loss", total.detach(), on_step=True, prog_bar=True, batch_size=count, sync_dist=True)
         return total
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

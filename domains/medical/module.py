@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import AdamW
-from torchmetrics import CatMetric
 
 from domains.common.attention import MaskReading
 from domains.common.callbacks import write_tables
@@ -75,7 +75,7 @@ class DiagnosisModule(HeptadModule):
         weights = None if class_weights is None else torch.tensor(class_weights)
         self.register_buffer("class_weights", weights, persistent=False)
         self.register_buffer("threshold", torch.tensor(0.5))
-        self.val_labels, self.val_probabilities = CatMetric(), CatMetric()
+        self._validated: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, C) of a batch."""
@@ -87,23 +87,30 @@ class DiagnosisModule(HeptadModule):
 
     def collect(self, labels: Tensor, logits: Tensor) -> None:
         """Keep what the metrics of a validation are made of."""
-        if len(labels):
-            self.val_labels.update(labels.double())
-            self.val_probabilities.update(logits.double().softmax(-1))
+        self._validated.append((labels, logits.double().softmax(-1)))
 
     def on_validation_epoch_end(self) -> None:
         """Log metrics over all of the split, and choose the threshold."""
-        labels = self.val_labels.compute().cpu().numpy().astype(np.int64)
-        probabilities = self.val_probabilities.compute().cpu().numpy().reshape(len(labels), -1)
-        self.val_labels.reset()
-        self.val_probabilities.reset()
+        labels, probabilities = self._gather_validated()
         threshold = choose_threshold(labels, probabilities[:, 1]) if len(self.classes) == 2 else 0.5
         if not self.trainer.sanity_checking:
             self.threshold.fill_(threshold)
         scores = ClassificationScores(labels, probabilities, decide(probabilities), self.classes, per_class=False)
         found = scores(np.ones(len(labels)))
-        self.log_dict({f"val/{name}": found[name] for name in METRICS}, prog_bar=False)
-        self.log("val/accuracy_plus_auroc", found["accuracy"] + found["auroc"])
+        found["accuracy_plus_auroc"] = found["accuracy"] + found["auroc"]
+        # every process has the same numbers
+        self.log_dict({name: found[name.removeprefix("val/")] for name in self.validation_metrics}, sync_dist=True)
+
+    def _gather_validated(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Labels (N,) and probabilities (N, C) of all processes; some of them may have had no row."""
+        mine = [torch.cat(parts).cpu().numpy() for parts in zip(*self._validated, strict=True)]
+        self._validated = []
+        every: list[Any] = [mine]
+        if self.trainer.world_size > 1:
+            every = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(every, mine)
+        labels, probabilities = (np.concatenate(parts) for parts in zip(*filter(None, every), strict=True))
+        return labels, probabilities
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the threshold chosen last, where averaged weights (`--ema`) bring an average of thresholds along."""

@@ -92,17 +92,14 @@ class MEDUSABodyModule(HeptadModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """Loss of a batch, a mean over the images of all processes."""
         count = len(batch["row"])
-        if not count:
-            return nothing(self.net)
         share = count * self.trainer.world_size / batch["global_size"]
-        loss: Tensor = lung_loss(self(batch), batch["mask"]) * share
-        self.log("train/loss", loss.detach(), on_step=True, prog_bar=True, batch_size=count, sync_dist=True)
+        loss = lung_loss(self(batch), batch["mask"]) * share if count else nothing(self.net)
+        # by every process: the mean over them waits for all
+        self.log("train/loss", loss.detach(), on_step=True, prog_bar=True, batch_size=max(count, 1), sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch, index: int) -> None:
         """Collect the overlap of each image."""
-        if not len(batch["row"]):
-            return
         for name, values in overlaps(self(batch), batch["mask"]).items():
             metric = cast(MeanMetric, self.val[name])
             metric.update(values)
