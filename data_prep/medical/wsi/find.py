@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,17 +15,22 @@ DICOM = ".dcm"
 KNOWN = PICTURES | {".svs", ".tif", ".tiff", ".ndpi", ".vms", ".vmu", ".scn", ".mrxs", ".svslide", ".bif", DICOM}
 # Formats of closed libraries: found, so that their users are told, and then refused.
 CLOSED = frozenset({".kfb", ".sdpc", ".isyntax"})
+_NUMBERED = re.compile(r"[A-Za-z]{0,5}_?\d{1,5}")
 _WSI_CLASS = "1.2.840.10008.5.1.4.1.1.77.1.6"  # DICOM: VL Whole Slide Microscopy Image Storage
 
 
 def slide_id(path: Path | str) -> str:
     """File name without its slide extension; other dots belong to the name.
 
+    DICOM files that are only numbered within their folder (`3.dcm`, `DCM_0.dcm`) are called after the folder.
+
     Example:
         >>> slide_id("a/TCGA-CR-7395.1F2A.svs")
         'TCGA-CR-7395.1F2A'
     """
     path = Path(path)
+    if path.suffix.lower() == DICOM and _NUMBERED.fullmatch(path.stem) and path.parent.name:
+        return path.parent.name
     return path.stem if path.suffix.lower() in KNOWN | CLOSED else path.name
 
 

@@ -208,12 +208,8 @@ def open_tiff(path: Path, why: str = "") -> Slide:
         raise CorruptRecordError(path, "TIFF directories", f"no slide ({why or error}); {_ADVICE}") from error
 
 
-def open_picture(path: Path, why: str = "") -> Slide:
+def open_picture(path: Path) -> Slide:
     """Open a PNG or JPEG file.
-
-    Args:
-        path: the file.
-        why: what another reader said about it.
 
     Raises:
         CorruptRecordError: not a picture either, truncated, or too large to be held in memory.
@@ -227,8 +223,8 @@ def open_picture(path: Path, why: str = "") -> Slide:
             rgba = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
             pixels = np.asarray(picture.convert("RGBA" if rgba else "RGB"))
     except UnidentifiedImageError as error:
-        what = why or "neither OpenSlide nor a reader of TIFF, PNG and JPEG knows this format"
-        raise CorruptRecordError(path, "header", f"not a slide: {what}; remove it or copy it again") from error
+        what = "not a slide: neither OpenSlide nor a reader of TIFF, PNG and JPEG knows this format"
+        raise CorruptRecordError(path, "header", f"{what}; remove it or copy it again") from error
     except Pillow.DecompressionBombError as error:
         raise CorruptRecordError(path, "header", f"too many pixels for a single-level picture; {_ADVICE}") from error
     except (OSError, SyntaxError, ValueError, struct.error) as error:

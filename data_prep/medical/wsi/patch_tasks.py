@@ -176,7 +176,7 @@ def share_between(patch: Image, low: int, high: int) -> float:
 
 def _save(patch: Image, path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
-    options = [cv2.IMWRITE_JPEG_QUALITY, 90] if path.suffix == ".jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 3]
+    options = [cv2.IMWRITE_JPEG_QUALITY, 90] if path.suffix == ".jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 1]
     path.write_bytes(cv2.imencode(path.suffix, cv2.cvtColor(patch, cv2.COLOR_RGB2BGR), options)[1].tobytes())
 
 

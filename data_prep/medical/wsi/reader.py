@@ -18,7 +18,7 @@ import numpy.typing as npt
 import openslide
 
 from data_prep.common.errors import CorruptRecordError, DatasetNotFoundError, PrepError
-from data_prep.medical.wsi.find import CLOSED, PICTURES, find_slides, slide_id
+from data_prep.medical.wsi.find import CLOSED, KNOWN, PICTURES, find_slides, slide_id
 
 __all__ = ["RegionError", "Slide", "find_slides", "open_slide", "slide_id"]
 
@@ -26,7 +26,7 @@ Image = npt.NDArray[np.uint8]
 # A level counts as fine enough when its downsample exceeds the wanted one by no more than this: scanners round the
 # sizes of levels, and a "4 x" level is often 4.0003 x.
 TOLERANCE = 0.01
-BAND = 1 << 24  # pixels read at a time from a large level
+BAND = 1 << 22  # pixels read at a time from a large level
 # Bytes of decoded tiles that a slide keeps: enough that a column of patches finds those of the column before.
 CACHED = 128 << 20
 
@@ -213,8 +213,8 @@ def open_slide(path: Path | str) -> Slide:
     kind = path.suffix.lower()
     if kind == ".mrxs" and not path.with_suffix("").is_dir():
         raise DatasetNotFoundError(
-            f"{path}: its folder {path.stem}{'/'} is missing: a .mrxs slide is this file and the folder of the same "
-            "name with its .dat files beside it; copy both"
+            f"{path}: its folder {path.stem}/ is missing: a .mrxs slide is this file and the folder of the same name "
+            "with its .dat files beside it; copy both"
         )
     if kind in CLOSED:
         raise CorruptRecordError(path, "header", f"{kind} is a closed format; export the slide as DICOM or as TIFF")
@@ -232,7 +232,10 @@ def open_slide(path: Path | str) -> Slide:
         return open_tiff(path, why)
     if opened is not None:
         return opened
-    return open_picture(path, why)
+    if kind in KNOWN:  # not as a picture: a .mrxs file is one, and shows the slide in small
+        what = why or "neither OpenSlide nor a reader of TIFF knows this format"
+        raise CorruptRecordError(path, "header", f"not a slide: {what}; remove it or copy it again")
+    return open_picture(path)
 
 
 def _try_openslide(path: Path) -> tuple[OpenSlideSlide | None, str]:
@@ -250,7 +253,7 @@ def over_white(rgba: npt.NDArray[Any]) -> Image:
     Shape:
         (H, W, 4) uint8 -> (H, W, 3) uint8.
     """
-    rgb, alpha = np.ascontiguousarray(rgba[..., :3]), rgba[..., 3]
+    rgb, alpha = np.asarray(cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB), np.uint8), rgba[..., 3]
     if alpha.min() == 255:
         return rgb
     part = alpha[..., None].astype(np.uint16)

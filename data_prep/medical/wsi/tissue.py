@@ -120,9 +120,11 @@ def segment(saturation: Image, scale: tuple[float, float], options: Segmentation
     """
     smooth = cv2.medianBlur(saturation, options.mthresh)
     method = cv2.THRESH_BINARY | (cv2.THRESH_OTSU if options.use_otsu else 0)
-    threshold, mask = cv2.threshold(smooth, 0 if options.use_otsu else options.sthresh, 255, method)
+    # In place: the picture may have a hundred million pixels.
+    threshold, mask = cv2.threshold(smooth, 0 if options.use_otsu else options.sthresh, 255, method, dst=smooth)
     if options.close:
-        mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((options.close, options.close), np.uint8))
+        box = np.ones((options.close, options.close), np.uint8)
+        mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, box, dst=mask)
     contours, hierarchy = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     unit = int(UNIT**2 / (scale[0] * scale[1]))  # CLAM counts whole pixels of the low level
     parents = hierarchy[0, :, 3] if hierarchy is not None else np.zeros(0, np.int32)

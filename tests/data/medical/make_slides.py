@@ -7,6 +7,7 @@ Tissue is blobs in the colours of haematoxylin and eosin on glass, with holes; n
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +17,14 @@ import imagecodecs
 import numpy as np
 import numpy.typing as npt
 import tifffile
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEGBaseline8Bit
 
 Image = npt.NDArray[np.uint8]
 GLASS, EOSIN, HAEMATOXYLIN = (244, 243, 245), (214, 120, 168), (112, 62, 140)
 CENTIMETER = 3
+SLIDE_IMAGE, SERIES = "1.2.840.10008.5.1.4.1.1.77.1.6", "1.2.826.0.1.3680043.8.498.1"
 HOLE = 0.45  # of the radius of a piece
 
 
@@ -111,6 +116,38 @@ def write_ome(path: Path, picture: Image | None = None, *, mpp: float | None = 0
     return path
 
 
+def write_dicom(
+    folder: Path, picture: Image | None = None, *, mpp: float = 0.5, downsamples: tuple[int, ...] = (1, 4)
+) -> Path:
+    """A DICOM series of slide images, a file for each level; returns the first."""
+    picture, tile = draw_tissue() if picture is None else picture, 256
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, downsample in enumerate(downsamples):
+        height, width = picture.shape[0] // downsample, picture.shape[1] // downsample
+        level = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+        padded = np.pad(level, ((0, -height % tile), (0, -width % tile), (0, 0)), constant_values=255)
+        corners = itertools.product(range(0, padded.shape[0], tile), range(0, padded.shape[1], tile))
+        tiles = [np.ascontiguousarray(padded[y : y + tile, x : x + tile]) for y, x in corners]
+        spacing, measures, path = Dataset(), Dataset(), Dataset()
+        spacing.PixelSpacing, spacing.SliceThickness = [mpp * downsample / 1000] * 2, 1.0
+        measures.PixelMeasuresSequence, path.OpticalPathIdentifier = [spacing], "1"
+        data = Dataset()
+        data.file_meta = FileMetaDataset()
+        data.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+        data.SOPClassUID, data.SOPInstanceUID = SLIDE_IMAGE, f"{SERIES}.{number + 1}"
+        data.StudyInstanceUID, data.SeriesInstanceUID, data.Modality = f"{SERIES}.0", SERIES, "SM"
+        data.ImageType = ["ORIGINAL", "PRIMARY", "VOLUME", "RESAMPLED" if number else "NONE"]
+        data.SamplesPerPixel, data.PhotometricInterpretation, data.PlanarConfiguration = 3, "YBR_FULL_422", 0
+        data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 8, 8, 7, 0
+        data.Rows, data.Columns, data.NumberOfFrames = tile, tile, len(tiles)
+        data.TotalPixelMatrixColumns, data.TotalPixelMatrixRows = width, height
+        data.DimensionOrganizationType, data.LossyImageCompression = "TILED_FULL", "01"
+        data.SharedFunctionalGroupsSequence, data.OpticalPathSequence = [measures], [path]
+        data.PixelData = encapsulate([imagecodecs.jpeg_encode(frame, level=90) for frame in tiles])
+        data.save_as(folder / f"{number + 1}.dcm", enforce_file_format=True)
+    return folder / "1.dcm"
+
+
 def corrupt_tiles(path: Path, level: int, indices: list[int]) -> Path:
     """Overwrite the bytes of some tiles with zeros, which no decoder takes for JPEG."""
     with tifffile.TiffFile(path) as tif:
@@ -138,20 +175,27 @@ def write_huge(path: Path, side: int = 40_000, downsamples: tuple[int, ...] = (1
     encoded = [imagecodecs.jpeg_encode(picture, level=80) for picture in tissue]
     glass = imagecodecs.jpeg_encode(np.full((tile, tile, 3), GLASS, np.uint8), level=80)
 
-    def tiles(shape: tuple[int, int]) -> Iterator[bytes]:
-        down, across = -(-shape[0] // tile), -(-shape[1] // tile)
-        for row in range(down):
-            for column in range(across):
-                x, y = (column + 0.5) / across - 0.5, (row + 0.5) / down - 0.5
-                inside = (x / 0.42) ** 2 + (y / 0.36) ** 2 < 1
-                yield encoded[(row * 3 + column) % len(encoded)] if inside else glass
+    def tiles(length: int) -> Iterator[bytes]:
+        count = -(-length // tile)
+        if count <= 8:  # few tiles make no ellipse: draw it
+            drawn = np.full((count * tile, count * tile, 3), GLASS, np.uint8)
+            axes = (round(length * 0.42), round(length * 0.36))
+            cv2.ellipse(drawn, (length // 2, length // 2), axes, 0, 0, 360, EOSIN, -1)
+            for corner in itertools.product(range(0, count * tile, tile), repeat=2):
+                y, x = corner
+                yield imagecodecs.jpeg_encode(np.ascontiguousarray(drawn[y : y + tile, x : x + tile]), level=80)
+            return
+        for row, column in itertools.product(range(count), repeat=2):
+            x, y = (column + 0.5) * tile / length - 0.5, (row + 0.5) * tile / length - 0.5
+            inside = (x / 0.42) ** 2 + (y / 0.36) ** 2 < 1
+            yield encoded[(row * 3 + column) % len(encoded)] if inside else glass
 
     with tifffile.TiffWriter(path, bigtiff=True) as tif:
         for number, downsample in enumerate(downsamples):
-            shape = (side // downsample, side // downsample, 3)
+            length = side // downsample
             tif.write(
-                tiles(shape[:2]),
-                shape=shape,
+                tiles(length),
+                shape=(length, length, 3),
                 dtype=np.uint8,
                 photometric="ycbcr",
                 tile=(tile, tile),
@@ -181,6 +225,7 @@ def write_all(folder: Path) -> list[Path]:
         write_slide(folder / "no_tissue.tif", blank, downsamples=(1, 4)),
         corrupt_tiles(write_slide(folder / "damaged.tif"), 0, [9]),
         truncate(write_slide(folder / "truncated.tif"), 0.6),
+        write_dicom(folder / "dicom"),
         *(folder / name for name in ("picture.png", "no_folder.mrxs", "no_slide.svs")),
     ]
 

@@ -169,6 +169,17 @@ class TestReading:
             difference = slide.read_region(-5, 700, 0, 100, 200)[:100, 5:].astype(int) - picture[700:, :95]
         assert np.abs(difference).mean() < 4
 
+    def test_a_dicom_series_is_one_slide(self, tmp_path, picture):
+        make.write_dicom(tmp_path / "case.7", picture)
+        (tmp_path / "other.dcm").write_bytes(b"damaged")
+        (found, other) = find_slides(tmp_path)
+        assert found.name == "1.dcm" and other.name == "other.dcm"
+        for path in (found, found.with_name("2.dcm")):
+            with open_slide(path) as slide:
+                assert slide.slide_id == "case.7" and slide.level_dimensions == [(1100, 800), (275, 200)]
+                difference = slide.read_region(100, 100, 0, 300, 300).astype(int) - picture[100:400, 100:400]
+                assert np.abs(difference).mean() < 6
+
     def test_a_palette_with_transparency_is_laid_on_white(self, tmp_path):
         rgba = np.zeros((40, 50, 4), np.uint8)
         rgba[:20] = (200, 10, 10, 255)
@@ -214,6 +225,13 @@ class TestDamage:
         (tmp_path / "case.7.mrxs").write_bytes(b"\xff\xd8\xff\xe0" + bytes(100))
         with pytest.raises(DatasetNotFoundError, match=r"case.7.mrxs: its folder case.7/ is missing.*copy both"):
             open_slide(tmp_path / "case.7.mrxs")
+
+    def test_a_damaged_mrxs_is_not_taken_for_its_picture(self, tmp_path, picture):
+        (tmp_path / "case").mkdir()
+        (tmp_path / "case" / "Slidedat.ini").write_text("[GENERAL]\n")
+        (tmp_path / "case.mrxs").write_bytes(cv2.imencode(".jpg", picture)[1].tobytes())
+        with pytest.raises(CorruptRecordError, match=r"case.mrxs: header: not a slide"):
+            open_slide(tmp_path / "case.mrxs")
 
     @pytest.mark.parametrize("name", ["page.svs", "page.tif", "page.png", "page.ndpi", "page.dcm"])
     def test_not_a_slide(self, tmp_path, name):
