@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ def replay(metadata: dict[str, str], given: dict[str, Tensor], wanted: list[str]
 
 
 def tile(path: Path, case: dict[str, Any]) -> dict[str, Tensor]:
-    options = Segmentation(**case["seg"], **case["filter"], seg_level=case.get("seg_level", -1))
+    given = {"seg_level": case.get("seg_level", -1), **case["seg"], **case["filter"]}
+    options = Segmentation(**{field.name: given[field.name] for field in fields(Segmentation) if field.name in given})
     with open_slide(path) as slide:
         pieces = find_tissue(slide, options, Damage(slide)).pieces
         level, size, step = case["patch_level"], case["patch_size"], case["step_size"]

@@ -158,9 +158,11 @@ def complain(card: dict[str, Any], out: Path) -> str:
     more = f"; and {len(failures) - SHOWN} more, all in slides.parquet" if len(failures) > SHOWN else ""
     # A reason of a failed slide names the file itself.
     said = [f["reason"] if f["slide"] in f["reason"] else f"{f['slide']}: {f['reason']}" for f in shown]
+    done = f"{card['counts']['patches']:,} patches of the other {card['counts']['processed']:,} are in {out}"
     return (
-        f"{len(failures)} of {total} slides have no patches: {'; '.join(said)}{more}; what could be done is in {out}: "
-        "repair, adjust or leave out these slides and run the same command again, or raise --max-rejects"
+        f"{len(failures)} of {total} slides have no patches: {'; '.join(said)}{more}; {done}: repair or leave out these "
+        "slides, or give them options of their own (--options-table, --mpp-table), and run the same command again; or "
+        "raise --max-rejects"
     )
 
 
