@@ -82,7 +82,8 @@ def _needed_bytes(tif: tifffile.TiffFile) -> int:
         stream.seek(8 if layout.is_bigtiff else 4)
         return max(8, layout.offsetsize + int(struct.unpack(layout.offsetformat, stream.read(layout.offsetsize))[0]))
     ends = [0]
-    for page in tif.pages:
+    # Hamamatsu's tags have too few bits for files of more than 4 GB: their offsets are pieced together.
+    for page in () if tif.is_ndpi else tif.pages:
         ends += [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
     last = tif.pages[-1].offset
     stream.seek(last)

@@ -160,9 +160,9 @@ def complain(card: dict[str, Any], out: Path) -> str:
     said = [f["reason"] if f["slide"] in f["reason"] else f"{f['slide']}: {f['reason']}" for f in shown]
     done = f"{card['counts']['patches']:,} patches of the other {card['counts']['processed']:,} are in {out}"
     return (
-        f"{len(failures)} of {total} slides have no patches: {'; '.join(said)}{more}; {done}: repair or leave out these "
-        "slides, or give them options of their own (--options-table, --mpp-table), and run the same command again; or "
-        "raise --max-rejects"
+        f"{len(failures)} of {total} slides have no patches: {'; '.join(said)}{more}; {done}: repair or leave out "
+        "these slides, or give them options of their own (--options-table, --mpp-table), and run the same command "
+        "again; or raise --max-rejects"
     )
 
 
