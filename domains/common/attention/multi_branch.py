@@ -132,11 +132,10 @@ def diversity_loss(weights: Tensor) -> Tensor:
     branches = weights.shape[1]
     if branches < 2:
         return weights.new_zeros(())
-    gram = weights @ weights.transpose(-2, -1)  # (groups, K, K)
-    norms = gram.diagonal(dim1=-2, dim2=-1).sqrt().clamp(min=1e-8)
-    cosines = gram / (norms[..., :, None] * norms[..., None, :])
-    pairs = cosines.sum((-2, -1)) - cosines.diagonal(dim1=-2, dim2=-1).sum(-1)
-    return (pairs / (branches * (branches - 1))).mean()
+    units = weights / weights.norm(dim=-1, keepdim=True).clamp(min=1e-8)
+    # the square of a sum of unit vectors is K and twice the cosine of each pair
+    squares: Tensor = units.sum(1).square().sum(-1)  # (groups,)
+    return (squares.mean() - branches) / (branches * (branches - 1))
 
 
 def pool_bags(
