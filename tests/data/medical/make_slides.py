@@ -15,85 +15,14 @@ from pathlib import Path
 import cv2
 import imagecodecs
 import numpy as np
-import numpy.typing as npt
 import tifffile
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit
 
-Image = npt.NDArray[np.uint8]
-GLASS, EOSIN, HAEMATOXYLIN = (244, 243, 245), (214, 120, 168), (112, 62, 140)
-CENTIMETER = 3
+from data_prep.medical.wsi.planted_slides import CENTIMETER, EOSIN, GLASS, HAEMATOXYLIN, Image, draw_tissue, write_slide
+
 SLIDE_IMAGE, SERIES = "1.2.840.10008.5.1.4.1.1.77.1.6", "1.2.826.0.1.3680043.8.498.1"
-HOLE = 0.45  # of the radius of a piece
-
-
-def draw_tissue(width: int = 2048, height: int = 1536, seed: int = 0, pieces: int = 2) -> Image:
-    """Glass with ragged pieces of tissue in a row, each with a hole in it.
-
-    Shape:
-        (height, width, 3) uint8, RGB.
-    """
-    rng = np.random.default_rng(seed)
-    mask = np.zeros((height, width), np.uint8)
-    span = width / max(pieces, 1)
-    for piece in range(pieces):
-        centre = np.array([span * (piece + 0.5), height / 2])
-        angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
-        rough = 1 + 0.12 * np.sin(angles * rng.integers(3, 7) + rng.uniform(0, 6)) + 0.03 * rng.standard_normal(48)
-        circle = np.stack([np.cos(angles) * span * 0.38, np.sin(angles) * height * 0.38], 1)
-        cv2.fillPoly(mask, [np.rint(centre + circle * rough[:, None]).astype(np.int32)], 1)
-        hole = np.rint(centre + circle * HOLE).astype(np.int32)
-        cv2.fillPoly(mask, [hole], 0)
-    grain = rng.normal(0, 2.5, (height // 4 + 1, width // 4 + 1, 1)).astype(np.float32)
-    grain = cv2.resize(grain, (width, height))[..., None]
-    nuclei = cv2.resize(rng.random((height // 8 + 1, width // 8 + 1)).astype(np.float32), (width, height)) > 0.7
-    picture = np.where(nuclei[..., None], HAEMATOXYLIN, EOSIN) * mask[..., None] + np.array(GLASS) * (
-        1 - mask[..., None]
-    )
-    return np.clip(picture + grain, 0, 255).astype(np.uint8)
-
-
-def write_slide(
-    path: Path,
-    picture: Image | None = None,
-    *,
-    downsamples: tuple[int, ...] = (1, 4, 16),
-    mpp: float | None = 0.5,
-    compression: str | None = "jpeg",
-    tile: int = 256,
-    description: str = "",
-) -> Path:
-    """A pyramidal tiled TIFF, which OpenSlide takes as `generic-tiff` or, by its description, as Aperio's.
-
-    Args:
-        path: file to write.
-        picture: level 0; two pieces of tissue by default.
-        downsamples: of the levels.
-        mpp: written as resolution tags; None writes none.
-        compression: "jpeg", "deflate" or None.
-        tile: side of the tiles.
-        description: of the first page.
-    """
-    picture = draw_tissue() if picture is None else picture
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tifffile.TiffWriter(path) as tif:
-        for number, downsample in enumerate(downsamples):
-            size = (picture.shape[1] // downsample, picture.shape[0] // downsample)
-            level = picture if downsample == 1 else cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-            tif.write(
-                level,
-                photometric="rgb",
-                tile=(tile, tile),
-                compression=compression,
-                subfiletype=int(number > 0),
-                resolution=None if mpp is None else (1e4 / mpp / downsample,) * 2,
-                resolutionunit=None if mpp is None else CENTIMETER,
-                description=description if number == 0 else None,
-                metadata=None,
-                software=False,
-            )
-    return path
 
 
 def write_aperio(path: Path, picture: Image | None = None, *, mpp: float | None = 0.25, power: int | None = 40) -> Path:

@@ -8,6 +8,7 @@ import pytest
 
 from data_prep.common.errors import ConfigError, PrepError
 from data_prep.medical.wsi import tissue
+from data_prep.medical.wsi.planted_slides import HOLE
 from data_prep.medical.wsi.reader import RegionError, open_slide
 from data_prep.medical.wsi.tissue import (
     PRESETS,
@@ -136,7 +137,7 @@ class TestSlide:
             found = find_tissue(slide, Segmentation(mthresh=3, a_t=0.05, a_h=0.01, seg_level=1), Damage(slide))
             share = tissue_share(found.pieces, slide.width, slide.height)
         assert len(found.pieces) == 2 and all(len(piece.holes) == 1 for piece in found.pieces)
-        assert share == pytest.approx(2 * np.pi * 0.38**2 * 0.5 * (1 - make.HOLE**2), rel=0.15)
+        assert share == pytest.approx(2 * np.pi * 0.38**2 * 0.5 * (1 - HOLE**2), rel=0.15)
 
     def test_bands_give_the_same_as_one_piece(self, path, monkeypatch):
         with open_slide(path) as slide:
