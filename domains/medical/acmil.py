@@ -28,6 +28,7 @@ from domains.common.attention import (
 )
 from domains.common.attention.instance_blocks import BLOCK, reduce_and_score
 from domains.common.attention.multi_branch import split_bags
+from domains.common.errors import ConfigError
 
 Pooling = Literal["mean", "max"]
 
@@ -188,7 +189,7 @@ class ACMIL(BagNetwork):
     ) -> None:
         super().__init__(feature_dim, n_classes, dim, standardize=standardize)
         if branches < 1:
-            raise ValueError(f"branches={branches}; give at least one")
+            raise ConfigError(f"branches={branches}; give at least one")
         self.arguments |= {"attention": attention, "branches": branches, "masked_top": masked_top}
         self.arguments |= {
             "mask_probability": mask_probability,
@@ -288,7 +289,7 @@ class PoolingMIL(BagNetwork):
     ) -> None:
         super().__init__(feature_dim, n_classes, dim, standardize=standardize)
         if pooling not in ("mean", "max"):
-            raise ValueError(f"pooling={pooling!r}; choose mean or max")
+            raise ConfigError(f"pooling={pooling!r}; choose mean or max")
         self.arguments |= {"pooling": pooling}
         self.pooling = pooling
 

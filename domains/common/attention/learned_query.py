@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from domains.common.attention.instance_blocks import Scorer
 from domains.common.attention.multi_branch import BranchLinear, InstanceMasking, Pooled, pool_bags
 from domains.common.attention.recorder import Recordable
+from domains.common.errors import ConfigError
 
 
 class LearnedQueryPooling(Recordable):
@@ -34,13 +35,13 @@ class LearnedQueryPooling(Recordable):
         vectors of the branches of them.
 
     Raises:
-        ValueError: `heads` does not divide `dim`.
+        ConfigError: `heads` does not divide `dim`.
     """
 
     def __init__(self, dim: int, branches: int, heads: int = 8) -> None:
         super().__init__()
         if dim % heads:
-            raise ValueError(f"heads={heads} does not divide dim={dim}")
+            raise ConfigError(f"heads={heads} does not divide dim={dim}")
         self.dim, self.branches, self.heads = dim, branches, heads
         self.queries = nn.Parameter(torch.empty(branches, dim).normal_(std=1e-6))
         self.query, self.key = BranchLinear(branches, dim, dim), BranchLinear(branches, dim, dim)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from domains.common.attention.recorder import Recordable
+from domains.common.errors import ConfigError
 
 MaskReading = Literal["exact", "bernoulli"]
 MASKED = -1e9  # the official logit of a masked instance: a bag of which all are masked is attended to evenly
@@ -78,7 +79,7 @@ class InstanceMasking:
         scaled: in bags of n instances no more than n / 4 candidates, for bags of few instances.
 
     Raises:
-        ValueError: a number is out of range.
+        ConfigError: a number is out of range.
     """
 
     top: int = 10
@@ -88,7 +89,7 @@ class InstanceMasking:
 
     def __post_init__(self) -> None:
         if self.top < 0 or not 0.0 <= self.probability <= 1.0 or self.reading not in ("exact", "bernoulli"):
-            raise ValueError(
+            raise ConfigError(
                 f"masking of top={self.top}, probability={self.probability}, reading={self.reading!r}: "
                 "give top >= 0, a probability, and exact or bernoulli"
             )
