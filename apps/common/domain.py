@@ -44,6 +44,7 @@ class Domain:
         demo: function (directory) behind `demo`.
         commands: name -> (function, line of the help) of what this domain has beside the commands of every domain; the
             signature becomes the options.
+        foreign_options: data set -> options of its preparation that are for other data sets.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Domain:
     importers: Mapping[str, str] = field(default_factory=dict)
     demo: str = ""
     commands: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    foreign_options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def default_system(self) -> str:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
 
-def call(function: Callable[..., Any], prog: str, title: str, options: Sequence[str]) -> tuple[dict[str, Any], Any]:
+def call(
+    function: Callable[..., Any],
+    prog: str,
+    title: str,
+    options: Sequence[str],
+    fixed: Mapping[str, Any] | None = None,
+    skip: Collection[str] = (),
+) -> tuple[dict[str, Any], Any]:
     """Parse the options of a function, and call it.
 
     Args:
@@ -18,14 +25,17 @@ def call(function: Callable[..., Any], prog: str, title: str, options: Sequence[
         prog: how the command is called, for its help.
         title: what it does, for its help.
         options: words of the command line.
+        fixed: arguments that are known already, and are no options.
+        skip: arguments that keep their defaults, and are no options.
 
     Returns:
         The arguments, and what the function returned.
     """
     parser = ArgumentParser(prog=prog, description=f"{title}. Options may be written with - or _.")
-    parser.add_function_arguments(function)
+    known = dict(fixed or {})
+    parser.add_function_arguments(function, skip={*known, *skip})
     words = gather_lists(options, inspect.signature(function))
-    arguments = parser.instantiate(parser.parse_args(words)).as_dict()
+    arguments = known | parser.instantiate(parser.parse_args(words)).as_dict()
     return arguments, function(**arguments)
 
 

@@ -20,9 +20,10 @@ def main(domain: Domain, command: str, options: Sequence[str]) -> None:
         _choose(domain, command, name, words)
         return
     prog = f"heptad {domain.name} {command} {name or 'DATASET'}"
-    words = ["--dataset", name, *words] if name else words
+    fixed = {"dataset": name} if name else {}
     function = load(preparation_of(domain, name))
-    arguments, card = call(function, prog, f"Prepare raw data: {domain.title}", words)
+    skip = domain.foreign_options.get(name, ())
+    arguments, card = call(function, prog, f"Prepare {name or 'raw data'}: {domain.title}", words, fixed, skip)
     print(summary(Path(arguments["out"]), card))
 
 

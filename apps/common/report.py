@@ -6,15 +6,19 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader
-from lightning import LightningDataModule
 
 from apps.common.domain import Domain, load
-from domains.common.callbacks import PredictionTable, write_whole
-from domains.common.figures import Picture
+from domains.common.figures import WARNINGS, Picture
 from domains.common.intervals import Estimate
+from domains.common.writing import write_whole
+
+if TYPE_CHECKING:  # reports of commands that train nothing need no Lightning
+    from lightning import LightningDataModule
+
+    from domains.common.callbacks import PredictionTable
 
 
 def write_test_report(
@@ -36,7 +40,7 @@ def write_test_report(
     )
     for name, estimate in table.metrics.items():
         print(f"{name:32} {estimate.value:.5f}  [{estimate.low:.5f}, {estimate.high:.5f}]")
-    for row in tables.get("Read before trusting the numbers", ()):
+    for row in tables.get(WARNINGS, ()):
         print(f"warning: {row['warning']}")
     print(f"report: {path}")
     return path
@@ -97,7 +101,9 @@ def _data_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
     else:
         rows.append(("independent unit", "row (the data name no group)"))
     rows.append(("rejected", f"{rejects.get('count', 0):,} records ({rejects.get('share', 0):.3%})"))
-    rows += [("source", f"{s['path']}, {s['bytes']:,} bytes, sha256 {s['sha256']}") for s in card.get("sources", [])]
+    for source in card.get("sources", []):
+        kind = "sha256" if "sha256" in source else "sampled_sha256"  # of large files a sample is hashed
+        rows.append(("source", f"{source['path']}, {source['bytes']:,} bytes, {kind} {source.get(kind, 'unknown')}"))
     return rows
 
 

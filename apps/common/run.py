@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
+import platform
+import re
 import shutil
 import warnings
 from collections.abc import Sequence
+from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +25,12 @@ from lightning.pytorch.utilities import rank_zero_only
 from apps.common.domain import Domain, load
 from apps.common.options import BEST, from_run, option, resolve_configs, system_of
 from apps.common.report import write_test_report
-from domains.common.callbacks import LastCheckpoint, PredictionTable, write_whole
+from domains.common.callbacks import LastCheckpoint, PredictionTable
 from domains.common.errors import ConfigError
 from domains.common.files import fill, local_path, read_checkpoint
 from domains.common.hub import network_tensors, publish
 from domains.common.module import HeptadModule
+from domains.common.writing import write_whole
 
 
 def main(domain: Domain, command: str, options: Sequence[str]) -> None:
@@ -41,7 +47,7 @@ def build(domain: Domain, verb: str, options: Sequence[str], *, run: bool = True
     stored = stored_arguments(options)
 
     class VerbCLI(HeptadCLI):
-        """The command line with this verb's parser alone (each costs a tenth of a second)."""
+        """The command line with this verb's parser alone."""
 
         @staticmethod
         def subcommands() -> dict[str, set[str]]:
@@ -271,4 +277,19 @@ class SaveRunConfig(SaveConfigCallback):
         """Write it whole, over that of an earlier run of the same verb."""
         verb = {"validate": "validate", "test": "test", "predict": "predict"}.get(stage, "fit")
         text = self.parser.dump(self.config, skip_none=False)
-        write_whole(Path(os.fspath(self.config.run)) / f"{verb}.yaml", text.encode())
+        folder = Path(os.fspath(self.config.run))
+        write_whole(folder / f"{verb}.yaml", text.encode())
+        data = getattr(trainer, "datamodule", None)
+        write_whole(folder / f"{verb}.versions.json", json.dumps(versions(data), indent=2).encode() + b"\n")
+
+
+def versions(data: Any) -> dict[str, Any]:
+    """What a run was made with, besides its configuration: the libraries, and the data by their `dataset.json`."""
+    names = [re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in requires("heptad") or () if "extra ==" not in line]
+    card = Path(getattr(data, "root", "")) / "dataset.json"
+    return {
+        "python": platform.python_version(),
+        "heptad": version("heptad"),
+        **{name: version(name) for name in sorted(names)},
+        "dataset.json": hashlib.sha256(card.read_bytes()).hexdigest() if card.is_file() else None,
+    }

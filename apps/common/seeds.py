@@ -15,8 +15,8 @@ import polars as pl
 import yaml
 
 from apps.common.domain import Domain
-from domains.common.callbacks import write_whole
 from domains.common.errors import ConfigError
+from domains.common.writing import write_whole
 
 # settings in which runs that are summarised together may differ without a word
 OWN = ("seed_everything", "run", "out", "ckpt_path", "init_from", "data.root", "data.seed", "model.seed", "replicates")

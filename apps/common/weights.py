@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from apps.common.domain import Domain, load
-from domains.common.files import local_path, read_options, read_tensors
-from domains.common.foreign import read_foreign_tensors
-from domains.common.hub import publish
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def main(domain: Domain, command: str, options: Sequence[str]) -> None:
@@ -22,6 +21,9 @@ def main(domain: Domain, command: str, options: Sequence[str]) -> None:
     parser.add_argument("--options", help="JSON file with that program's own model options, where shapes do not tell")
     parser.add_argument("--out", required=True, type=Path, help="model directory to write")
     arguments = parser.parse_args(options)
+    from domains.common.files import read_options  # behind the parser: they import torch
+    from domains.common.hub import publish
+
     weights = read_weights(arguments.weights)
     given = read_options(arguments.options) if arguments.options else {}
     network = load(domain.importers[arguments.source])(weights, given)
@@ -38,6 +40,9 @@ def read_weights(path: str) -> dict[str, Tensor]:
         UnsafeFileError: it is a URL, or no readable file of weights.
         CheckpointNotFoundError: it does not exist.
     """
+    from domains.common.files import local_path, read_tensors
+    from domains.common.foreign import read_foreign_tensors
+
     if local_path(path).suffix == ".safetensors" or local_path(path).is_dir():
         return read_tensors(path)
     return read_foreign_tensors(path)

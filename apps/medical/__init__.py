@@ -3,6 +3,15 @@
 from apps.common.domain import Domain, System
 
 _XRAYS = "data_prep.medical.xray.prepare:prepare"
+# data set -> options of that preparation which only this one has
+_XRAY_OPTIONS = {
+    "covidx": {"version"},
+    "ricord": {"table"},
+    "rsna": {"mapping", "targets"},
+    "medmnist": set[str](),
+    "images": {"table", "patient_pattern", "channels"},
+}
+_OWN = set[str]().union(*_XRAY_OPTIONS.values())
 _BAGS = "domains.medical.data:BagData"
 _CLASSES = (("data.classes", "model.classes"),)
 _FEATURES = (*_CLASSES, ("data.feature_dim", "model.feature_dim"))
@@ -28,7 +37,7 @@ DOMAIN = Domain(
         "slides": "data_prep.medical.wsi.slides:prepare",
         "bags": "data_prep.medical.wsi.bags:prepare",
         "mil-csv": "data_prep.medical.wsi.mil_csv:prepare",
-        **dict.fromkeys(("covidx", "ricord", "rsna", "medmnist", "images"), _XRAYS),
+        **dict.fromkeys(_XRAY_OPTIONS, _XRAYS),
     },
     apply="data_prep.medical.apply:apply",
     figures="domains.medical.figures:figures",
@@ -51,7 +60,8 @@ DOMAIN = Domain(
         "heatmap": ("apps.medical.heatmap:heatmap", "stored attention -> pictures, QuPath GeoJSON, top patches"),
         "source-control": (
             "data_prep.medical.xray.source_control:source_control",
-            "X-rays whose source is to be told: what a model learns of where an image is from",
+            "control set: can a model tell the source of an X-ray?",
         ),
     },
+    foreign_options={name: tuple(sorted(_OWN - own)) for name, own in _XRAY_OPTIONS.items()},
 )

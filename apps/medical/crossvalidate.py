@@ -16,10 +16,10 @@ from apps.common.configs import find_config
 from apps.common.report import write_report
 from apps.common.seeds import read_run, summarise
 from apps.medical import DOMAIN
-from domains.common.callbacks import write_tables, write_whole
-from domains.common.data import read_card
+from domains.common.card import read_card
 from domains.common.errors import ConfigError, HeptadError
 from domains.common.intervals import Estimate
+from domains.common.writing import write_tables, write_whole
 from domains.medical.evaluation import Cell, evaluate_diagnosis, report_tables
 from domains.medical.figures import figures
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,13 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from numpy.typing import NDArray
-from pyarrow import parquet
 from torch import Tensor
 
 from domains.common.data import HeptadData
 from domains.common.errors import ConfigError
 from domains.common.intervals import Estimate
 from domains.common.module import HeptadModule
+from domains.common.writing import write_tables, write_whole
 
 PART = 1 << 16  # rows of predictions that get names at a time
 
@@ -164,29 +163,3 @@ class LastCheckpoint(Checkpoint):
 
 def _whole_epoch(trainer: Trainer) -> bool:
     return bool(trainer.fit_loop.epoch_loop.batch_progress.is_last_batch)
-
-
-def write_tables(path: Path, parts: Iterable[pl.DataFrame]) -> None:
-    """Write tables of the same columns one behind the other into a Parquet file that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    writer: parquet.ParquetWriter | None = None
-    for part in parts:
-        table = part.to_arrow()
-        if writer is None:
-            writer = parquet.ParquetWriter(partial, table.schema, compression="zstd")
-        writer.write_table(table)
-    if writer is not None:
-        writer.close()
-        partial.replace(path)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

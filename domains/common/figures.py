@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from domains.common.intervals import Estimate
 
 BLUE, ORANGE, GREY = "#2f6db3", "#d9822b", "#8a94a3"
+WARNINGS = "Read before trusting the numbers"  # heading of the report table whose `warning`s are also printed
 
 
 @dataclass(frozen=True)

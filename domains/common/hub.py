@@ -11,9 +11,9 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from domains.common.callbacks import write_whole
 from domains.common.errors import CheckpointMismatchError, ConfigError
 from domains.common.files import fill, local_path, read_options, read_tensors
+from domains.common.writing import write_whole
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 

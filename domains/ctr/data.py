@@ -11,7 +11,8 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from domains.common.data import HeptadData, read_card
+from domains.common.card import read_card
+from domains.common.data import HeptadData
 from domains.common.errors import PreparedDataError
 from domains.common.loader import Batch
 from domains.ctr.fields import FieldLayout

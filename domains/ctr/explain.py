@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from domains.common.attention import record
-from domains.common.callbacks import write_whole
 from domains.common.figures import Picture, bars, heat_map
 from domains.common.intervals import group_bootstrap
 from domains.common.loader import Batch
+from domains.common.writing import write_whole
 from domains.ctr.autoint import AutoInt
 from domains.ctr.data import ClickData
 from domains.ctr.evaluation import weighted_auc

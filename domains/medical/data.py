@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from domains.common.data import HeptadData, read_card
+from domains.common.card import read_card
+from domains.common.data import HeptadData
 from domains.common.errors import ConfigError, PreparedDataError
 from domains.common.indexed import IndexStore, read_index
 from domains.common.loader import Batch

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from domains.common.classification import SHOWN_CLASSES, class_names, evaluate_classification
 from domains.common.curves import Ranking, auroc, ratio
+from domains.common.figures import WARNINGS
 from domains.common.intervals import Estimate, Floats, WeightedMetric
 from domains.medical.patients import Aggregation, Conflicts, arrays, patient_table, units
 
@@ -143,7 +144,7 @@ def report_tables(predictions: pl.DataFrame, metrics: Mapping[str, Estimate]) ->
     tables: dict[str, list[dict[str, Cell]]] = {}
     warnings = shortcuts(predictions, classes)
     if warnings:
-        tables["Read before trusting the numbers"] = [{"warning": text} for text in warnings]
+        tables[WARNINGS] = [{"warning": text} for text in warnings]
     groups = units(predictions)
     if len(np.unique(groups)) < len(predictions):
         tables["Patients"] = [_patient_counts(predictions, groups)]

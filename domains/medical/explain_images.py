@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from domains.common.attention import InjectionHead, record
-from domains.common.callbacks import write_whole
 from domains.common.errors import ConfigError
 from domains.common.figures import BLUE, GREY, ORANGE, Picture, axes, plain
 from domains.common.loader import Batch
 from domains.common.module import HeptadModule
+from domains.common.writing import write_whole
 from domains.medical.image_data import ImageData
 from domains.medical.medusa_module import MEDUSAModule
 from domains.medical.segmentation import MEDUSABodyModule, overlaps

@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from domains.common.callbacks import write_tables, write_whole
 from domains.common.figures import BLUE, GREY, ORANGE, Picture, axes, heat_map, plain
 from domains.common.loader import Batch, mix_seed
+from domains.common.writing import write_tables, write_whole
 from domains.medical.acmil import ACMIL
 from domains.medical.data import BagData
 from domains.medical.heatmap import draw_heat_map

@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from domains.common.attention import MaskReading
-from domains.common.callbacks import write_tables
 from domains.common.classification import ClassificationScores, choose_threshold, decide
 from domains.common.errors import ConfigError
 from domains.common.intervals import Estimate
 from domains.common.loader import Batch, mix_seed
 from domains.common.module import HeptadModule
 from domains.common.schedules import cosine_schedule
+from domains.common.writing import write_tables
 from domains.medical.acmil import ABMIL, ACMIL, BagNetwork, Pooling, PoolingMIL
 from domains.medical.bags import NAMES
 from domains.medical.evaluation import evaluate_diagnosis

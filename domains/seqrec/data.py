@@ -13,7 +13,8 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from domains.common.data import HeptadData, read_card
+from domains.common.card import read_card
+from domains.common.data import HeptadData
 from domains.common.errors import ConfigError, PreparedDataError
 from domains.common.loader import Batch
 from domains.seqrec.packing import Integers, lay_out, ragged_ranges

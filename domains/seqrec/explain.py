@@ -13,8 +13,8 @@ import polars as pl
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from domains.common.callbacks import write_whole
 from domains.common.figures import BLUE, GREY, ORANGE, Picture, axes, plain
+from domains.common.writing import write_whole
 from domains.seqrec.data import SequenceData
 from domains.seqrec.drivers import by_distance, past_items
 from domains.seqrec.learned import Agreement, learned_transitions

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import inspect
 import subprocess
 import sys
@@ -29,11 +30,32 @@ def test_help_imports_nothing_heavy(words):
     assert run_python(code).splitlines()[-1] == "False False"
 
 
-@pytest.mark.parametrize(
-    "module", ["data_prep.ctr.prepare", "data_prep.ctr.apply", "data_prep.ctr.planted", "apps.common.prep"]
-)
-def test_preparation_leaves_torch_out(module):
-    assert run_python(f"import sys, {module}; print('torch' in sys.modules)").strip() == "False"
+def test_commands_that_train_nothing_leave_torch_and_lightning_out():
+    modules = {"apps.common.prep", "apps.common.seeds", "apps.common.demo", "apps.common.weights"}
+    for name in cli.DOMAINS:
+        domain = importlib.import_module(f"apps.{name}").DOMAIN
+        references = [*domain.preparations, domain.apply, *(reference for reference, _ in domain.commands.values())]
+        modules |= {reference.partition(":")[0] for reference in references}
+    loaded = "'torch' in sys.modules, 'lightning' in sys.modules"
+    lines = [f"import {module}; print('{module}', {loaded})" for module in sorted(modules)]
+    shown = run_python("import sys\n" + "\n".join(lines)).splitlines()
+    assert shown == [f"{module} False False" for module in sorted(modules)]
+
+
+@pytest.mark.parametrize("name", cli.DOMAINS)
+def test_help_of_a_domain_names_all_it_has(name, capsys):
+    domain = importlib.import_module(f"apps.{name}").DOMAIN
+    assert cli.main([name]) == 0
+    shown = capsys.readouterr().out
+    assert domain.title == cli.DOMAINS[name]
+    assert all(command in shown for command in (*cli.COMMANDS, *domain.commands))
+
+
+def test_options_of_other_data_sets_are_not_shown(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["medical", "prep", "covidx", "--help"])
+    shown = capsys.readouterr().out
+    assert "--version" in shown and "--mapping" not in shown and "--dataset" not in shown
 
 
 def test_imports_point_one_way():
