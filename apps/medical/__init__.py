@@ -34,9 +34,9 @@ DOMAIN = Domain(
     monitor="val/auroc",
     mode="max",
     prepare={
-        "slides": "data_prep.medical.wsi.slides:prepare",
-        "bags": "data_prep.medical.wsi.bags:prepare",
-        "mil-csv": "data_prep.medical.wsi.mil_csv:prepare",
+        "slides": "data_prep.medical.wsi.prepare:prepare",
+        "bags": "data_prep.medical.wsi.bags.bags:prepare",
+        "mil-csv": "data_prep.medical.wsi.bags.mil_csv:prepare",
         **dict.fromkeys(_XRAY_OPTIONS, _XRAYS),
     },
     apply="data_prep.medical.apply:apply",
@@ -46,13 +46,13 @@ DOMAIN = Domain(
     importers={"official": "domains.medical.weights:import_official"},
     demo="apps.medical.demo:demo",
     commands={
-        "patch": ("data_prep.medical.wsi.patch:patch", "slides -> places of their tissue patches"),
-        "features": ("data_prep.medical.wsi.features:features", "patches -> features of an encoder"),
+        "patch": ("data_prep.medical.wsi.patches.patch:patch", "slides -> places of their tissue patches"),
+        "features": ("data_prep.medical.wsi.features.features:features", "patches -> features of an encoder"),
         "repack": (
-            "data_prep.medical.wsi.repack:repack",
+            "data_prep.medical.wsi.features.repack:repack",
             "features of CLAM, TRIDENT, ACMIL -> fast layout, or back",
         ),
-        "split": ("data_prep.medical.wsi.splitting:split", "table of slides -> folds that keep patients apart"),
+        "split": ("data_prep.medical.wsi.bags.splitting:split", "table of slides -> folds that keep patients apart"),
         "cross-validate": (
             "apps.medical.crossvalidate:crossvalidate",
             "train and test every fold, pool the results",

@@ -13,15 +13,15 @@ from data_prep.common.files import sha256_file
 from data_prep.common.manifest import NAME, read_manifest
 from data_prep.common.mapping import Task
 from data_prep.common.run import Run, Settings, describe_source, find_finished, identify, is_large, open_run
-from data_prep.medical.wsi.bags import TOOLS
-from data_prep.medical.wsi.find import CLOSED, KNOWN, find_slides, slide_id
-from data_prep.medical.wsi.index import PAYLOAD, Described, finish_rejects, publish_predict, tell
-from data_prep.medical.wsi.instances import Layout, gather_bags, read_instances
-from data_prep.medical.wsi.joining import clean_entries, reject_of
-from data_prep.medical.wsi.layouts import H5, PT, FeatureEntry, find_features
-from data_prep.medical.wsi.mil_csv import find_file
-from data_prep.medical.wsi.packing import Bags, Packing, pack_bags
-from data_prep.medical.wsi.table import PATTERNS, clean_slide
+from data_prep.medical.wsi.bags.bags import TOOLS
+from data_prep.medical.wsi.bags.index import PAYLOAD, Described, finish_rejects, publish_predict, tell
+from data_prep.medical.wsi.bags.instances import Layout, gather_bags, read_instances
+from data_prep.medical.wsi.bags.joining import clean_entries, reject_of
+from data_prep.medical.wsi.bags.mil_csv import find_file
+from data_prep.medical.wsi.bags.packing import Bags, Packing, pack_bags
+from data_prep.medical.wsi.bags.table import PATTERNS, clean_slide
+from data_prep.medical.wsi.features.layouts import H5, PT, FeatureEntry, find_features
+from data_prep.medical.wsi.slides.find import CLOSED, KNOWN, find_slides, slide_id
 
 
 def apply(
@@ -173,7 +173,7 @@ def _find_slides(preparation: Path, saved: dict[str, Any], raw: list[Path]) -> l
 def _encode(saved: dict[str, Any], slides: list[Path], out: Path, settings: Settings, max_rejects: float) -> Path:
     """Folder of the features of slides, made as those of the preparation were."""
     # Imported here: encoding needs torch.
-    module = importlib.import_module("data_prep.medical.wsi.slides")
+    module = importlib.import_module("data_prep.medical.wsi.prepare")
     running = {"workers": settings.workers, "executor": settings.executor, "progress": settings.progress}
     folder: Path = module.encode_slides(
         saved["slides"], slides, out.with_name(f"{out.name}-features"), max_rejects=max_rejects, **running

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from data_prep.common.files import sha256_file
-from data_prep.medical.wsi.grid import place, rules_at_level
-from data_prep.medical.wsi.reader import open_slide
-from data_prep.medical.wsi.tissue import Damage, Segmentation, find_tissue
+from data_prep.medical.wsi.patches.grid import place, rules_at_level
+from data_prep.medical.wsi.patches.tissue import Damage, Segmentation, find_tissue
+from data_prep.medical.wsi.slides.reader import open_slide
 
 SLIDES = Path(__file__).parents[3] / "shared" / "data" / "wsi"
 

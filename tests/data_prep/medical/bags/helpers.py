@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 import polars as pl
 
-from data_prep.medical.wsi.bags import prepare
-from data_prep.medical.wsi.native import write_features
+from data_prep.medical.wsi.bags.bags import prepare
+from data_prep.medical.wsi.features.native import write_features
 
 # Patient, slide, label, site: every class has patients enough for three splits.
 SLIDES = [

@@ -13,7 +13,7 @@ import pytest
 
 from data_prep.common.errors import ConfigError, DatasetNotFoundError, ManifestError, RejectsExceededError
 from data_prep.medical.apply import apply as apply_data
-from data_prep.medical.wsi.mil_csv import prepare as prepare_csv
+from data_prep.medical.wsi.bags.mil_csv import prepare as prepare_csv
 from tests.data_prep.helpers import tree
 from tests.data_prep.medical.bags.helpers import damage, index, rejects, run, values, write_native, write_table
 from tests.data_prep.medical.bags.test_mil_csv import ROWS, write
@@ -97,9 +97,9 @@ def test_slides_are_encoded_as_those_of_the_preparation(
         # An earlier prediction has left the features of another slide.
         return write_native(out / "features", ["earlier", *(path.stem for path in raw)])
 
-    module = types.ModuleType("data_prep.medical.wsi.slides")
+    module = types.ModuleType("data_prep.medical.wsi.prepare")
     module.encode_slides = encode_slides  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "data_prep.medical.wsi.slides", module)
+    monkeypatch.setitem(sys.modules, "data_prep.medical.wsi.prepare", module)
     folder = tmp_path / "slides"
     folder.mkdir()
     for name in ("a.1.svs", "a.2.tif"):

@@ -16,8 +16,8 @@ import torch
 
 from data_prep.common.errors import ConfigError, IncompleteError, LabelError, LeakError, PrepError, RejectsExceededError
 from data_prep.common.manifest import verify_files
-from data_prep.medical.wsi.bags import prepare
-from data_prep.medical.wsi.planted import write_planted_bags
+from data_prep.medical.wsi.bags.bags import prepare
+from data_prep.medical.wsi.bags.planted import write_planted_bags
 from tests.data_prep.helpers import ROOT, kill_and_continue, tree
 from tests.data_prep.medical.bags.helpers import (
     SLIDES,
@@ -278,7 +278,7 @@ def test_options_out_of_range(tmp_path: Path, features: Path, table: Path) -> No
 WORKER = """
 import sys
 from pathlib import Path
-from data_prep.medical.wsi.bags import prepare
+from data_prep.medical.wsi.bags.bags import prepare
 if __name__ == "__main__":
     raw, table, out, executor = sys.argv[1:]
     prepare("bags", Path(raw), Path(out), table=Path(table), workers=2, executor=executor, progress=False)
@@ -312,7 +312,7 @@ def test_shards_give_the_same_bytes(tmp_path: Path, features: Path, table: Path)
 def test_finished_slides_are_kept_and_damaged_ones_made_again(
     tmp_path: Path, features: Path, table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from data_prep.medical.wsi import packing
+    from data_prep.medical.wsi.bags import packing
 
     out, read, original = tmp_path / "out", [], packing.read_features
 
@@ -320,7 +320,7 @@ def test_finished_slides_are_kept_and_damaged_ones_made_again(
         raise PrepError("stop here")
 
     with monkeypatch.context() as patch:
-        patch.setattr("data_prep.medical.wsi.index.write_index", fail)
+        patch.setattr("data_prep.medical.wsi.bags.index.write_index", fail)
         with pytest.raises(PrepError, match="stop here"):
             run(features, out, table)
     assert not (out / "dataset.json").exists()
@@ -339,7 +339,8 @@ def test_finished_slides_are_kept_and_damaged_ones_made_again(
 
 def test_torch_stays_out_of_bags_without_pt_files(tmp_path: Path, features: Path, table: Path) -> None:
     script = tmp_path / "script.py"
-    others = "import data_prep.medical.apply, data_prep.medical.wsi.mil_csv, data_prep.medical.wsi.splitting\n"
+    modules = ("apply", "wsi.bags.mil_csv", "wsi.bags.splitting")
+    others = "".join(f"import data_prep.medical.{module}\n" for module in modules)
     script.write_text(others + WORKER + "    assert not {'torch', 'timm', 'domains'} & set(sys.modules)\n")
     command = [sys.executable, script, features, table, tmp_path / "out", "serial"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

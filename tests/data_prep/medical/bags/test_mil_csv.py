@@ -20,8 +20,8 @@ from data_prep.common.errors import (
     PrepError,
     RejectsExceededError,
 )
-from data_prep.medical.wsi.mil_csv import prepare
-from data_prep.medical.wsi.splitting import split
+from data_prep.medical.wsi.bags.mil_csv import prepare
+from data_prep.medical.wsi.bags.splitting import split
 from tests.data_prep.helpers import kill_and_continue, tree
 from tests.data_prep.medical.bags.helpers import bag, index, rejects
 
@@ -168,7 +168,7 @@ def test_flipped_and_cut_sets_raise_only_errors_for_users(
 WORKER = """
 import sys
 from pathlib import Path
-from data_prep.medical.wsi.mil_csv import prepare
+from data_prep.medical.wsi.bags.mil_csv import prepare
 if __name__ == "__main__":
     raw, out = map(Path, sys.argv[1:])
     prepare("mil-csv", raw, out, ratios=(0.5, 0.25, 0.25), executor="serial", progress=False)

@@ -17,8 +17,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from data_prep.common.errors import ConfigError, LabelError, LeakError, PrepError, RejectsExceededError
 from data_prep.common.splits import assign_stratified, refuse_shared
-from data_prep.medical.wsi.split_files import read_lists
-from data_prep.medical.wsi.splitting import split
+from data_prep.medical.wsi.bags.split_files import read_lists
+from data_prep.medical.wsi.bags.splitting import split
 from tests.data_prep.helpers import tree
 from tests.data_prep.medical.bags.helpers import SLIDES, run, write_native, write_table
 

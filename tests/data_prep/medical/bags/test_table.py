@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_prep.common.errors import ConfigError, CorruptRecordError, DatasetNotFoundError, LabelError, PrepError
-from data_prep.medical.wsi.labels import parse_label_map
-from data_prep.medical.wsi.table import SlideTable, TableOptions, clean_slide, read_slide_table
+from data_prep.medical.wsi.bags.labels import parse_label_map
+from data_prep.medical.wsi.bags.table import SlideTable, TableOptions, clean_slide, read_slide_table
 from tests.data_prep.medical.bags.helpers import write_table
 
 ROWS = [("p1", "a.1.svs", "normal"), ("p1", "a.2.svs", "normal"), ("p2", "b", "tumor")]

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-import data_prep.medical.wsi.extract
-import data_prep.medical.wsi.features
-from data_prep.medical.wsi.coords import PatchGrid, write_coords
-from data_prep.medical.wsi.features import features
-from data_prep.medical.wsi.reader import open_slide
+import data_prep.medical.wsi.features.extract
+import data_prep.medical.wsi.features.features
+from data_prep.medical.wsi.features.features import features
+from data_prep.medical.wsi.patches.coords import PatchGrid, write_coords
+from data_prep.medical.wsi.slides.reader import open_slide
 from tests.data.medical.make_slides import draw_tissue, write_slide
 
 SIZE = 64  # pixels of a patch
@@ -70,6 +70,6 @@ def forget_mean_colours() -> None:
 def use_mean_colours() -> None:
     """From now on this process encodes by colours."""
     load_mean_colours.cache_clear = forget_mean_colours  # type: ignore[attr-defined]
-    for module in (data_prep.medical.wsi.extract, data_prep.medical.wsi.features):
+    for module in (data_prep.medical.wsi.features.extract, data_prep.medical.wsi.features.features):
         module.load_encoder = load_mean_colours  # type: ignore[attr-defined]
-    data_prep.medical.wsi.features.resolve_name = lambda name, _: name  # type: ignore[attr-defined]
+    data_prep.medical.wsi.features.features.resolve_name = lambda name, _: name  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from data_prep.common.errors import PrepError
-from data_prep.medical.wsi.patch import patch
+from data_prep.medical.wsi.patches.patch import patch
 
 # Made slides are small: pieces of tissue of 20,000 pixels count.
 SMALL: dict[str, Any] = {"preset": "biopsy", "mthresh": 3, "a_t": 0.08, "a_h": 0.02, "patch_size": 64}

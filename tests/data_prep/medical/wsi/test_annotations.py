@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from data_prep.common.errors import CorruptRecordError, DatasetNotFoundError
-from data_prep.medical.wsi.annotations import find_areas, label_patches, read_areas, write_geojson
-from data_prep.medical.wsi.tissue import Piece
+from data_prep.medical.wsi.patches.annotations import find_areas, label_patches, read_areas, write_geojson
+from data_prep.medical.wsi.patches.tissue import Piece
 
 SQUARE = [[0, 0], [100.4, 0], [100.4, 100], [0, 100], [0, 0]]
 HOLE = [[40, 40], [60, 40], [60, 60], [40, 60], [40, 40]]

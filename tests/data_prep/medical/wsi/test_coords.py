@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_prep.common.errors import CorruptRecordError, DatasetNotFoundError
-from data_prep.medical.wsi.coords import PatchGrid, read_coords, write_coords
+from data_prep.medical.wsi.patches.coords import PatchGrid, read_coords, write_coords
 
 COORDS = np.array([[320, 838], [320, 1862], [832, 70]], np.int64)
 

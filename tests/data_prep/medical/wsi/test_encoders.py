@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 
 from data_prep.common.errors import ConfigError, CorruptRecordError, DatasetNotFoundError, PrepError
-from data_prep.medical.wsi.encoder_weights import load_weights, weights_file
-from data_prep.medical.wsi.encoders import Encoder, EncoderSpec, load_encoder, resolve_name
+from data_prep.medical.wsi.features.encoder_weights import load_weights, weights_file
+from data_prep.medical.wsi.features.encoders import Encoder, EncoderSpec, load_encoder, resolve_name
 
 
 @pytest.fixture(scope="module")

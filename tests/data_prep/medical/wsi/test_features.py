@@ -14,11 +14,12 @@ import timm
 import torch
 
 from data_prep.common.errors import ConfigError, IncompleteError, PrepError, RejectsExceededError
-from data_prep.medical.wsi import extract, features, read_ahead
-from data_prep.medical.wsi.coords import read_coords, write_coords
-from data_prep.medical.wsi.encoders import Encoder, EncoderSpec, load_encoder
-from data_prep.medical.wsi.layouts import find_features, read_features
-from data_prep.medical.wsi.reader import open_slide
+from data_prep.medical.wsi.features import extract, features
+from data_prep.medical.wsi.features.encoders import Encoder, EncoderSpec, load_encoder
+from data_prep.medical.wsi.features.layouts import find_features, read_features
+from data_prep.medical.wsi.patches.coords import read_coords, write_coords
+from data_prep.medical.wsi.slides import read_ahead
+from data_prep.medical.wsi.slides.reader import open_slide
 from tests.data.medical.make_slides import corrupt_tiles, truncate
 from tests.data_prep.helpers import kill_and_continue, tree
 from tests.data_prep.medical.wsi.encoding import SIZE, load_mean_colours, make_cohort, make_slide, run, tile_slide
@@ -432,7 +433,8 @@ def test_importing_and_planning_leaves_torch_alone() -> None:
     import sys
 
     code = (
-        "import sys, data_prep.medical.wsi.features, data_prep.medical.wsi.slides, data_prep.medical.wsi.repack\n"
+        "import sys, data_prep.medical.wsi.features.features, data_prep.medical.wsi.prepare\n"
+        "import data_prep.medical.wsi.features.repack\n"
         "assert not {'torch', 'timm'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.medical.wsi.grid import TESTS, Rules, locate, measure_tissue, place, place_on_slide
-from data_prep.medical.wsi.tissue import Piece
+from data_prep.medical.wsi.patches.grid import TESTS, Rules, locate, measure_tissue, place, place_on_slide
+from data_prep.medical.wsi.patches.tissue import Piece
 
 WIDTH, HEIGHT = 400, 300
 

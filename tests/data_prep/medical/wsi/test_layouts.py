@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_prep.common.errors import ConfigError, CorruptRecordError, DatasetNotFoundError, PrepError
-from data_prep.medical.wsi.foreign_layouts import merge_acmil, write_clam, write_trident
-from data_prep.medical.wsi.layouts import find_features, read_features, write_features
+from data_prep.medical.wsi.features.foreign_layouts import merge_acmil, write_clam, write_trident
+from data_prep.medical.wsi.features.layouts import find_features, read_features, write_features
 
 KNOWN = {"patch_size_level0": 512, "patch_size": 256, "level0_width": 9000, "level0_height": 8000, "target_mpp": 0.5}
 Array = npt.NDArray[Any]

@@ -13,9 +13,9 @@ import polars as pl
 import pytest
 
 from data_prep.common.errors import ConfigError, RejectsExceededError
-from data_prep.medical.wsi.coords import read_coords
-from data_prep.medical.wsi.patch import patch
-from data_prep.medical.wsi.reader import open_slide
+from data_prep.medical.wsi.patches.coords import read_coords
+from data_prep.medical.wsi.patches.patch import patch
+from data_prep.medical.wsi.slides.reader import open_slide
 from tests.data.medical import make_slides as make
 from tests.data_prep.medical.wsi.slide_helpers import fail, run, status, tree
 
@@ -229,10 +229,10 @@ class TestBadSlides:
     def test_a_huge_single_level_is_shrunk_first(self, slides, tmp_path, monkeypatch):
         whole = make.write_slide(tmp_path / "raw" / "one.tif", PICTURE, downsamples=(1,))
         run(whole, tmp_path / "whole")
-        monkeypatch.setattr("data_prep.medical.wsi.tissue.LARGEST", 100_000)
-        monkeypatch.setattr("data_prep.medical.wsi.tissue.DOWNSAMPLE", 4)
-        monkeypatch.setattr("data_prep.medical.wsi.patch_tasks.BAND_TASK", 100_000)
-        monkeypatch.setattr("data_prep.medical.wsi.patch_tasks.BAND", 30_000)
+        monkeypatch.setattr("data_prep.medical.wsi.patches.tissue.LARGEST", 100_000)
+        monkeypatch.setattr("data_prep.medical.wsi.patches.tissue.DOWNSAMPLE", 4)
+        monkeypatch.setattr("data_prep.medical.wsi.patches.tasks.BAND_TASK", 100_000)
+        monkeypatch.setattr("data_prep.medical.wsi.patches.tasks.BAND", 30_000)
         run(whole, tmp_path / "shrunk")
         one, two = (read_coords(tmp_path / name / "patches" / "one.h5").coords for name in ("whole", "shrunk"))
         # The median window is four times as wide on the slide: the edges differ a little.
@@ -247,7 +247,7 @@ class TestBadSlides:
         options = {**make_low_level_readable, "max_white": 0.99}
         said = fail(path, tmp_path / "out", **options)
         assert "of 192 patches cannot be decoded, more than 1%, the first at x 256, y 256" in said
-        monkeypatch.setattr("data_prep.medical.wsi.patch_tasks.TOLERATED", 0.5)
+        monkeypatch.setattr("data_prep.medical.wsi.patches.tasks.TOLERATED", 0.5)
         card = run(path, tmp_path / "out", **options)
         assert card["counts"]["unreadable_patches"] == 16
         coords = read_coords(tmp_path / "out" / "patches" / "s.h5").coords

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.medical.wsi.coords import read_coords
+from data_prep.medical.wsi.patches.coords import read_coords
 from tests.data.medical import make_slides as make
 
 WORKER = """
 import json, resource, sys
 from pathlib import Path
-from data_prep.medical.wsi.patch import patch
+from data_prep.medical.wsi.patches.patch import patch
 if __name__ == "__main__":
     raw, out, options = sys.argv[1:]
     patch(Path(raw), Path(out), workers=2, progress=False, **json.loads(options))

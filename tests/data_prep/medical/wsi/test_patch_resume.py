@@ -15,8 +15,9 @@ import pytest
 
 from data_prep.common.errors import BusyError, IncompleteError, PrepError
 from data_prep.common.lock import own
-from data_prep.medical.wsi import patch_run, patch_tasks
-from data_prep.medical.wsi.patch import patch
+from data_prep.medical.wsi.patches import run as patch_run
+from data_prep.medical.wsi.patches import tasks as patch_tasks
+from data_prep.medical.wsi.patches.patch import patch
 from tests.data.medical import make_slides as make
 from tests.data_prep.medical.wsi.slide_helpers import SMALL, fail, run, status, tree
 
@@ -92,8 +93,9 @@ import sys
 from pathlib import Path
 from tests.data_prep.medical.wsi.test_patch_resume import CHUNK, OPTIONS, decode_in_small_chunks
 from tests.data_prep.medical.wsi.slide_helpers import SMALL
-from data_prep.medical.wsi import patch_run, patch_tasks
-from data_prep.medical.wsi.patch import patch
+from data_prep.medical.wsi.patches import run as patch_run
+from data_prep.medical.wsi.patches import tasks as patch_tasks
+from data_prep.medical.wsi.patches.patch import patch
 if __name__ == "__main__":
     patch_tasks.CHUNK, patch_run.decode = CHUNK, decode_in_small_chunks
     raw, out, executor = sys.argv[1:]
@@ -247,7 +249,7 @@ def test_two_preparations_into_one_directory(raw: Path, tmp_path: Path) -> None:
 def test_torch_is_not_needed(raw: Path, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys\nfrom pathlib import Path\nfrom data_prep.medical.wsi.patch import patch\n"
+        "import sys\nfrom pathlib import Path\nfrom data_prep.medical.wsi.patches.patch import patch\n"
         "from tests.data_prep.medical.wsi.slide_helpers import SMALL\n"
         f"patch(Path({str(raw / 'a.1.tif')!r}), Path(__file__).parent / 'out', progress=False, **SMALL)\n"
         "assert 'torch' not in sys.modules and 'timm' not in sys.modules\n"

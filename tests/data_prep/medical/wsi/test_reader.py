@@ -7,14 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
+import openslide
 import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.common.errors import ConfigError, CorruptRecordError, DatasetNotFoundError, PrepError
-from data_prep.medical.wsi.images import TiffSlide, open_tiff
-from data_prep.medical.wsi.reader import OpenSlideSlide, RegionError, find_slides, open_slide, slide_id
+from data_prep.medical.wsi.slides.formats import TiffSlide, open_tiff
+from data_prep.medical.wsi.slides.reader import OpenSlideSlide, RegionError, find_slides, open_slide, slide_id
 from tests.data.medical import make_slides as make
 
 
@@ -36,6 +37,16 @@ def pyramid(folder, picture):
 @pytest.fixture(scope="module")
 def corrupt(folder, picture):
     return make.corrupt_tiles(make.write_slide(folder / "corrupt.tif", picture), 0, [1])
+
+
+def open_by_openslide(path):
+    return OpenSlideSlide(path, openslide.OpenSlide(str(path)))
+
+
+@pytest.fixture(params=[open_slide, open_by_openslide])
+def opened(request):
+    """Both readers of a plain pyramidal TIFF."""
+    return request.param
 
 
 class TestWhatIsASlide:
@@ -73,20 +84,19 @@ class TestWhatIsASlide:
 
 
 class TestReading:
-    def test_a_region_is_the_picture(self, pyramid, picture):
-        with open_slide(pyramid) as slide:
-            assert isinstance(slide, OpenSlideSlide)
+    def test_a_region_is_the_picture(self, opened, pyramid, picture):
+        with opened(pyramid) as slide:
             assert (slide.width, slide.height) == (1100, 800) and slide.level_downsamples[0] == 1
             assert np.array_equal(slide.read_region(33, 210, 0, 500, 300), picture[210:510, 33:533])
 
-    def test_beyond_the_slide_is_white(self, pyramid, picture):
-        with open_slide(pyramid) as slide:
+    def test_beyond_the_slide_is_white(self, opened, pyramid, picture):
+        with opened(pyramid) as slide:
             region = slide.read_region(-20, 790, 0, 60, 40)
         assert (region[:, :20] == 255).all() and (region[10:] == 255).all()
         assert np.array_equal(region[:10, 20:], picture[790:, :40])
 
-    def test_a_patch_comes_from_the_best_level_averaged_by_area(self, pyramid, picture):
-        with open_slide(pyramid) as slide:
+    def test_a_patch_comes_from_the_best_level_averaged_by_area(self, opened, pyramid, picture):
+        with opened(pyramid) as slide:
             assert [slide.best_level(downsample) for downsample in (0.5, 1, 3.9, 3.99, 4, 15, 40)] == [
                 0,
                 0,
@@ -104,23 +114,23 @@ class TestReading:
             assert np.array_equal(level, slide.read_region(256, 128, 1, 128, 128))
             assert slide.read_patch(0, 0, 100, 200).shape == (200, 200, 3)
 
-    def test_thumbnails_have_the_proportions_of_the_slide(self, pyramid, picture):
-        with open_slide(pyramid) as slide:
+    def test_thumbnails_have_the_proportions_of_the_slide(self, opened, pyramid, picture):
+        with opened(pyramid) as slide:
             small, large = slide.thumbnail(200), slide.thumbnail(5000)
         assert small.shape == (145, 200, 3) and np.array_equal(large, picture)
         reference = cv2.resize(picture, (200, 145), interpolation=cv2.INTER_AREA)
         assert np.abs(small.astype(int) - reference).mean() < 3
 
-    def test_a_thumbnail_of_a_huge_level_is_made_in_bands(self, pyramid, monkeypatch):
-        with open_slide(pyramid) as slide:
+    def test_a_thumbnail_of_a_huge_level_is_made_in_bands(self, opened, pyramid, monkeypatch):
+        with opened(pyramid) as slide:
             whole = slide.thumbnail(300)
-            monkeypatch.setattr("data_prep.medical.wsi.reader.BAND", 40_000)
+            monkeypatch.setattr("data_prep.medical.wsi.slides.reader.BAND", 40_000)
             assert np.abs(slide.thumbnail(300).astype(int) - whole).mean() < 1
 
     @pytest.mark.parametrize("compression", ["jpeg", "deflate", None])
     def test_tiff_by_tiles_equals_openslide(self, tmp_path, picture, compression):
         path = make.write_slide(tmp_path / "s.tif", picture, compression=compression)
-        with open_slide(path) as one, open_tiff(path) as other:
+        with open_by_openslide(path) as one, open_slide(path) as other:
             assert isinstance(other, TiffSlide) and other.level_dimensions == one.level_dimensions
             for level, x, y in ((0, -31, 100), (1, 400, 400), (2, 0, 0)):
                 got = other.read_region(x, y, level, 300, 290)
@@ -190,22 +200,22 @@ class TestReading:
 
 
 class TestDamage:
-    def test_a_region_that_cannot_be_decoded_is_named_and_the_slide_stays_usable(self, corrupt):
-        with open_slide(corrupt) as slide:
+    def test_a_region_that_cannot_be_decoded_is_named_and_the_slide_stays_usable(self, opened, corrupt):
+        with opened(corrupt) as slide:
             sound = slide.read_region(0, 512, 0, 256, 256)
             with pytest.raises(RegionError, match=r"corrupt.tif: level 0: the region of 64 x 64 px at x 300, y 20"):
                 slide.read_region(300, 20, 0, 64, 64)
             assert np.array_equal(slide.read_region(0, 512, 0, 256, 256), sound)
 
-    def test_the_next_level_stands_in(self, corrupt):
-        with open_slide(corrupt) as slide:
+    def test_the_next_level_stands_in(self, opened, corrupt):
+        with opened(corrupt) as slide:
             patch = slide.read_patch(256, 0, 256, 256, retry=True)
             coarse = slide.read_region(256, 0, 1, 64, 64)
             assert np.array_equal(patch, cv2.resize(coarse, (256, 256), interpolation=cv2.INTER_LINEAR))
             with pytest.raises(RegionError):
                 slide.read_patch(256, 0, 256, 256)
 
-    def test_damage_seen_by_one_thread_does_not_harm_others(self, corrupt, picture):
+    def test_damage_seen_by_one_thread_does_not_harm_others(self, opened, corrupt, picture):
         places = [(x, y) for x in range(0, 1000, 200) for y in range(0, 700, 200)] * 3
 
         def read(place):
@@ -214,7 +224,7 @@ class TestDamage:
             except RegionError:
                 return None
 
-        with open_slide(corrupt) as slide, ThreadPoolExecutor(4) as pool:
+        with opened(corrupt) as slide, ThreadPoolExecutor(4) as pool:
             found = list(pool.map(read, places))
             alone = [read(place) for place in places]
         assert any(region is None for region in alone)

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from data_prep.common.errors import ConfigError, IncompleteError, PrepError, RejectsExceededError
-from data_prep.medical.wsi.coords import PatchGrid, write_coords
-from data_prep.medical.wsi.layouts import find_features, read_features
-from data_prep.medical.wsi.repack import repack
+from data_prep.medical.wsi.features.layouts import find_features, read_features
+from data_prep.medical.wsi.features.repack import repack
+from data_prep.medical.wsi.patches.coords import PatchGrid, write_coords
 from tests.data_prep.helpers import kill_and_continue, tree
 
 ROWS = {"a.1": 30, "b.2": 1, "c.3": 17}
@@ -186,7 +186,7 @@ def test_shards_and_repeated_runs_give_the_same_bytes(tmp_path: Path, clam: Path
 WORKER = """
 import sys
 from pathlib import Path
-from data_prep.medical.wsi.repack import repack
+from data_prep.medical.wsi.features.repack import repack
 if __name__ == "__main__":
     repack(Path(sys.argv[1]), Path(sys.argv[2]), executor=sys.argv[3], workers=2, progress=False)
 """

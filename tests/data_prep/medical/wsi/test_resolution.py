@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from data_prep.common.errors import ConfigError, DatasetNotFoundError
-from data_prep.medical.wsi.images import PictureSlide
-from data_prep.medical.wsi.reader import open_slide
-from data_prep.medical.wsi.resolution import (
+from data_prep.medical.wsi.slides.formats import PictureSlide
+from data_prep.medical.wsi.slides.reader import open_slide
+from data_prep.medical.wsi.slides.resolution import (
     ResolutionError,
     find_mpp,
     find_resolution,

@@ -15,10 +15,10 @@ import torch
 
 from data_prep.common.errors import ConfigError, CorruptRecordError, DatasetNotFoundError, RejectsExceededError
 from data_prep.medical.apply import apply
-from data_prep.medical.wsi.encoders import EncoderSpec, load_encoder
-from data_prep.medical.wsi.layouts import find_features, read_features
-from data_prep.medical.wsi.reader import open_slide
-from data_prep.medical.wsi.slides import encode_slides, prepare
+from data_prep.medical.wsi.features.encoders import EncoderSpec, load_encoder
+from data_prep.medical.wsi.features.layouts import find_features, read_features
+from data_prep.medical.wsi.prepare import encode_slides, prepare
+from data_prep.medical.wsi.slides.reader import open_slide
 from tests.data.medical.make_slides import draw_tissue, truncate, write_slide
 from tests.data_prep.helpers import tree
 

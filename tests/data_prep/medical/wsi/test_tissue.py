@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 
 from data_prep.common.errors import ConfigError, PrepError
-from data_prep.medical.wsi import tissue
-from data_prep.medical.wsi.planted_slides import HOLE
-from data_prep.medical.wsi.reader import RegionError, open_slide
-from data_prep.medical.wsi.tissue import (
+from data_prep.medical.wsi.patches import tissue
+from data_prep.medical.wsi.patches.tissue import (
     PRESETS,
     Damage,
     Segmentation,
@@ -21,6 +19,8 @@ from data_prep.medical.wsi.tissue import (
     shrinkage,
     tissue_share,
 )
+from data_prep.medical.wsi.planted_slides import HOLE
+from data_prep.medical.wsi.slides.reader import RegionError, open_slide
 from tests.data.medical import make_slides as make
 
 FINE = Segmentation(mthresh=1, close=0, a_t=0, a_h=0)

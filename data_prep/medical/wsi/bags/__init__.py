@@ -1,0 +1,1 @@
+"""Features and labels -> bags, split by patient."""

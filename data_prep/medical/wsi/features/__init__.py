@@ -1,0 +1,1 @@
+"""Patches -> features of an encoder; feature files of other programs."""

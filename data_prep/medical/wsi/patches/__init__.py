@@ -1,0 +1,1 @@
+"""Slides -> places of their tissue patches."""

@@ -1,0 +1,1 @@
+"""Reading of slides: formats, resolution, identity."""
