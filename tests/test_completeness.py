@@ -73,11 +73,10 @@ class TestEveryDomain:
                 assert owner.__module__.startswith(f"domains.{name}"), f"{module.__name__}.{method}"
 
     def test_promises(self, name):
-        folders = [ROOT / "tests" / "domains" / name, ROOT / "tests" / "data_prep" / name, ROOT / "tests" / "apps"]
-        names = set()
-        for folder in folders:
-            for path in folder.rglob("test_*.py"):
-                names |= set(re.findall(r"def (test_\w+)", path.read_text()))
+        paths = [ROOT / "tests" / "apps" / f"test_run_{name}.py"]
+        for top in ("domains", "data_prep"):
+            paths += (ROOT / "tests" / top / name).rglob("test_*.py")
+        names = {test for path in paths for test in re.findall(r"def (test_\w+)", path.read_text())}
         broken = [p for p, pattern in PROMISES.items() if not any(re.search(pattern, test) for test in names)]
         assert broken == []
 
@@ -88,7 +87,8 @@ class TestEveryDomain:
 
 
 def test_every_attention_block_is_in_the_table_of_its_tests():
-    table = (ROOT / "tests" / "domains" / "common" / "test_attention.py").read_text()
+    tests = (ROOT / "tests" / "domains" / "common").glob("test_*.py")
+    table = "".join(path.read_text() for path in tests)
     blocks = [
         name for name, value in vars(attention).items() if inspect.isclass(value) and issubclass(value, Recordable)
     ]

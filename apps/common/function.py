@@ -50,7 +50,9 @@ def gather_lists(options: Sequence[str], signature: inspect.Signature) -> list[s
         word = rest.pop(0)
         name, equals, value = word.partition("=")
         if name.startswith("--"):
-            word = name.replace("-", "_").replace("__", "--", 1) + equals + value
+            name = name.replace("-", "_").replace("__", "--", 1)
+            plain = name.replace(".", "_")  # --data.root, as the commands that train call it
+            word = (plain if plain[2:] in signature.parameters else name) + equals + value
         words.append(word)
         parameter = signature.parameters.get(word.removeprefix("--"))
         kind = "" if parameter is None else str(parameter.annotation)

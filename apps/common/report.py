@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,9 @@ def write_test_report(
     )
     for name, estimate in table.metrics.items():
         print(f"{name:32} {estimate.value:.5f}  [{estimate.low:.5f}, {estimate.high:.5f}]")
+    undefined = [name for name, estimate in table.metrics.items() if math.isnan(estimate.value)]
+    if undefined:
+        print(f"undefined on this split, where a class may be missing: {', '.join(undefined)}")
     for row in tables.get(WARNINGS, ()):
         print(f"warning: {row['warning']}")
     print(f"report: {path}")

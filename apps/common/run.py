@@ -25,7 +25,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from apps.common.domain import Domain, load
 from apps.common.options import BEST, from_run, option, resolve_configs, system_of
 from apps.common.report import write_test_report
-from domains.common.callbacks import LastCheckpoint, PredictionTable
+from domains.common.callbacks import DefinedMonitor, LastCheckpoint, PredictionTable
 from domains.common.errors import ConfigError
 from domains.common.files import fill, local_path, read_checkpoint
 from domains.common.hub import network_tensors, publish
@@ -161,6 +161,9 @@ class HeptadCLI(LightningCLI):
         if config.monitor not in known:
             raise ConfigError(f"--monitor {config.monitor}: validation measures {', '.join(known)}; choose one of them")
         config["weights_only"] = True
+        for name in ("root", "splits"):  # a run is used from other folders, too
+            if config.data.get(name):
+                config.data[name] = os.path.abspath(config.data[name])  # noqa: PTH100 (links stay as they are)
         if self.runs and config.get("raw"):
             config.data.predict_root = str(self.run_directory / "encoded")
             self._encode(config)
@@ -196,6 +199,8 @@ class HeptadCLI(LightningCLI):
             ),
             LastCheckpoint(folder / "last.ckpt", config.save_every),
         ]
+        if config.select == "best":
+            callbacks.insert(0, DefinedMonitor(config.monitor))
         if config.patience is not None:
             callbacks.append(EarlyStopping(config.monitor, patience=config.patience, mode=config.mode))
         if config.ema is not None:

@@ -123,6 +123,30 @@ class PredictionTable(Callback):
         write_tables(self.directory / f"{name}.parquet", parts)
 
 
+class DefinedMonitor(Callback):
+    """Stop a training whose monitored metric is no number: the best epoch would be an accident.
+
+    Args:
+        monitor: the metric.
+    """
+
+    def __init__(self, monitor: str) -> None:
+        self.monitor = monitor
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the metric after each validation.
+
+        Raises:
+            ConfigError: it is NaN.
+        """
+        value = trainer.callback_metrics.get(self.monitor)
+        if value is not None and not trainer.sanity_checking and bool(torch.isnan(torch.as_tensor(value))):
+            raise ConfigError(
+                f"{self.monitor} is no number on the validation split: a class is missing from it, or the training"
+                " diverged; choose another --monitor (and --mode), other splits, or a lower learning rate"
+            )
+
+
 class LastCheckpoint(Checkpoint):
     """Write the one checkpoint that a stopped run continues from.
 

@@ -67,7 +67,10 @@ class HeptadData(LightningDataModule, ABC):
         store = self.store(split)
         rows = sum(store.sizes)
         if rows == 0:
-            raise PreparedDataError(f"{self.root}: split {split!r} has no rows; prepare the data with another split")
+            hint = ", or train without (--select last --trainer.limit_val_batches 0)" if split == "valid" else ""
+            raise PreparedDataError(
+                f"{self.root}: split {split!r} has no rows; prepare the data with another split{hint}"
+            )
         if training and self.drop_last and rows < self.batch_size:
             raise ConfigError(
                 f"data.batch_size {self.batch_size} exceeds the {rows} training rows and drop_last leaves none;"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import polars as pl
@@ -21,7 +22,8 @@ def apply_split_file(root: Path, path: Path, split: str) -> pl.DataFrame:
         split: train, valid or test.
 
     Raises:
-        PreparedDataError: the file cannot be read, names an unprepared slide, or puts one patient on two sides.
+        PreparedDataError: the file cannot be read, names an unprepared slide or one slide twice, puts one patient on
+            two sides, leaves the split empty, or trains on a single class.
     """
     try:
         table = pl.read_csv(path, infer_schema=False)
@@ -41,6 +43,9 @@ def apply_split_file(root: Path, path: Path, split: str) -> pl.DataFrame:
         raise PreparedDataError(
             f"{path}: {len(unknown)} slides are not in {root}, such as {unknown[0]!r}; prepare them or correct the file"
         )
+    twice = [name for name, times in Counter(name for name, _ in listed).items() if times > 1]
+    if twice:
+        raise PreparedDataError(f"{path}: lists slide {twice[0]!r} twice ({len(twice)} such); list each once")
     chosen = pl.DataFrame(listed, schema={"name": pl.String, "side": pl.String}, orient="row")
     joined = index.drop("split", "row", strict=False).join(chosen, on="name", how="inner", maintain_order="left")
     leaks = joined.group_by("patient").agg(pl.col("side").n_unique()).filter(pl.col("side") > 1)["patient"].sort()
@@ -49,4 +54,10 @@ def apply_split_file(root: Path, path: Path, split: str) -> pl.DataFrame:
             f"{path}: patient {leaks[0]!r} is on several sides ({len(leaks)} such patients); "
             "make splits by patient with `heptad medical split`"
         )
-    return joined.filter(pl.col("side") == split).drop("side").with_row_index("row")
+    mine = joined.filter(pl.col("side") == split)
+    if not len(mine):
+        hint = "; to train without, give --select last --trainer.limit_val_batches 0" if split == "valid" else ""
+        raise PreparedDataError(f"{path}: column {COLUMNS[split]!r} names no slide{hint}")
+    if split == "train" and "label" in mine.columns and mine["label"].n_unique() < 2:
+        raise PreparedDataError(f"{path}: all slides of the column train are of one class; make other splits")
+    return mine.drop("side").with_row_index("row")
