@@ -17,7 +17,7 @@ def overlap_distribution(predictions: pl.DataFrame) -> Picture:
     values = predictions["dice"].to_numpy()
     values = values[np.isfinite(values)]
     figure, panel = axes()
-    panel.hist(values, bins=np.linspace(0, 1, 41), color=BLUE)
+    panel.hist(values, bins=np.linspace(0, 1, 41).tolist(), color=BLUE)
     if len(values):
         worst = float(np.quantile(values, 0.05))
         panel.axvline(worst, color=ORANGE, label=f"5 % of the images are below {worst:.3f}")
