@@ -9,7 +9,7 @@ _XRAY_OPTIONS = {
     "ricord": {"table"},
     "rsna": {"mapping", "targets"},
     "medmnist": set[str](),
-    "images": {"table", "patient_pattern", "channels"},
+    "images": {"table", "patient_pattern", "patients_per_source", "channels"},
 }
 _OWN = set[str]().union(*_XRAY_OPTIONS.values())
 _BAGS = "domains.medical.data:BagData"

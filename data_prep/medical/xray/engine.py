@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +25,13 @@ from data_prep.medical.xray.encode import BLOCK_FILES, BLOCK_ROWS, Rules, Shot, 
 from data_prep.medical.xray.fingerprints import CORRELATION, DISTANCE, I64
 from data_prep.medical.xray.medmnist import unpack_array
 from data_prep.medical.xray.pixels import U8
-from data_prep.medical.xray.records import Item, Listing
+from data_prep.medical.xray.records import Item, Listing, normalise_id, patient_key
 
 PAYLOAD = frozenset({"images", "masks", "train", "valid", "test", "predict", "duplicates.parquet", "rejects.parquet"})
 # What the bytes depend on besides input and options.
 TOOLS = (pl.__version__, cv2.__version__, np.__version__, BLOCK_FILES, BLOCK_ROWS, DISTANCE, CORRELATION)
 IMAGE_FILES = "(image files)"  # their entry in `sources`
+SHARED_IDS = "patient_ids_under_several_sources"  # in `counts` of `dataset.json`
 _TOLD = 5  # rejects that are printed
 
 
@@ -118,7 +119,8 @@ def read_images(run: Run, listing: Listing, rules: Rules, key: bytes | None) -> 
 def _join(listing: Listing, facts: pl.DataFrame, key: bytes | None, blocks: tuple[Done, ...], size: int) -> ReadImages:
     items = listing.items
     names = [pseudonym(key, "name", item.name) if key else item.name for item in items]
-    patients, known = name_patients(items, facts["patient"].to_list(), names, key, headers=listing.patients)
+    headers = facts["patient"].to_list() if listing.patients else [""] * len(items)
+    patients, known = name_patients(items, headers, names, key, per_source=listing.patients_per_source)
     frame = pl.DataFrame(
         {
             "index": facts["index"],
@@ -152,6 +154,9 @@ def _join(listing: Listing, facts: pl.DataFrame, key: bytes | None, blocks: tupl
         "ages_above_120": int(facts["too_old"].sum()),
         "header_remarks": dict(sorted(remarks.items())),
     }
+    shared = count_shared_ids(items, headers)
+    if shared:
+        counts[SHARED_IDS] = shared
     kept = frame.filter((pl.col("reason") == "") & ~pl.col("other_view")).drop("reason", "other_view")
     # In the order of names, pseudonyms do not tell the order of what they stand for.
     kept = kept.sort("name") if key else kept
@@ -159,7 +164,7 @@ def _join(listing: Listing, facts: pl.DataFrame, key: bytes | None, blocks: tupl
 
 
 def name_patients(
-    items: Sequence[Item], headers_say: Sequence[str], names: Sequence[str], key: bytes | None, *, headers: bool
+    items: Sequence[Item], headers_say: Sequence[str], names: Sequence[str], key: bytes | None, *, per_source: bool
 ) -> tuple[list[str], list[bool]]:
     """What each image's patient is called, and whether it is known at all.
 
@@ -168,27 +173,38 @@ def name_patients(
 
     Args:
         items: the images.
-        headers_say: what their DICOM headers say, hashed.
+        headers_say: patient ids of their DICOM headers, hashed; empty: none, or they are no patients'.
         names: what the images are called in the index.
         key: of pseudonyms, or None.
-        headers: whether the ids of headers are those of patients.
+        per_source: whether one id under two sources is two patients.
     """
     spelling: dict[str, str] = {}
     numbers: dict[tuple[str, str], str] = {}
     patients, known = [], []
     for item, header, name in zip(items, headers_say, names, strict=True):
+        source = item.source if per_source else ""
         if item.patient:
-            patient = spelling.setdefault(item.patient.casefold(), item.patient)
+            patient = patient_key(source, item.patient)
+            patient = spelling.setdefault(patient.casefold(), patient)
             patient = pseudonym(key, "patient", patient.casefold()) if key else patient
-        elif header and headers:
-            where = (item.source, header)
+        elif header:
+            where = (source, header)
             number = f"dicom-{len(numbers) + 1:06d}"
             patient = pseudonym(key, "header", "\0".join(where)) if key else numbers.setdefault(where, number)
         else:
             patient = name
         patients.append(patient)
-        known.append(bool(item.patient or (header and headers)))
+        known.append(bool(item.patient or header))
     return patients, known
+
+
+def count_shared_ids(items: Sequence[Item], headers_say: Sequence[str]) -> int:
+    """How many patient ids occur under more than one source, an unknown source being one."""
+    sources: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for item, header in zip(items, headers_say, strict=True):
+        if item.patient or header:
+            sources[item.patient.casefold(), "" if item.patient else header].add(normalise_id(item.source).casefold())
+    return sum(len(found) > 1 for found in sources.values())
 
 
 def _image_source(items: Sequence[Item], facts: pl.DataFrame) -> dict[str, Any] | None:

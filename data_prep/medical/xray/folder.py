@@ -10,7 +10,7 @@ from typing import Any
 from data_prep.common.errors import ConfigError, DatasetNotFoundError
 from data_prep.common.rejects import Reject, excerpt
 from data_prep.medical.xray.find import FileIndex, find_images, name_key, unique_names
-from data_prep.medical.xray.records import Asked, Item, Listing, normalise_split, normalise_view, patient_key
+from data_prep.medical.xray.records import Asked, Item, Listing, normalise_id, normalise_split, normalise_view
 from data_prep.medical.xray.table import read_table
 
 COLUMNS = ("image", "label", "patient", "source", "view", "split", "mask")
@@ -23,7 +23,7 @@ def read(raw: Sequence[Path], asked: Asked) -> Listing:
         raw: a folder with one folder per class (above them, where wanted, `train`, `val` and `test`), or folders
             with the images of the table.
         asked: `table`: CSV with the columns image and label, and patient, source, view, split, mask where known;
-            `patient_pattern`, `channels`.
+            `patient_pattern`, `patients_per_source`, `channels`.
     """
     pattern = _pattern(asked.patient_pattern)
     if asked.channels not in (1, 3):
@@ -33,7 +33,13 @@ def read(raw: Sequence[Path], asked: Asked) -> Listing:
         lists: tuple[Path, ...] = (asked.table,)
     else:
         items, rejects, lists = _from_folders(raw, pattern), [], ()
-    return Listing(tuple(items), lists=lists, rejects=tuple(rejects), channels=asked.channels)
+    return Listing(
+        tuple(items),
+        lists=lists,
+        rejects=tuple(rejects),
+        patients_per_source=asked.patients_per_source,
+        channels=asked.channels,
+    )
 
 
 def _pattern(text: str) -> re.Pattern[str] | None:
@@ -65,7 +71,7 @@ def _from_folders(raw: Sequence[Path], pattern: re.Pattern[str] | None) -> list[
                 f"{path}: is in no folder of a class; put images into {top}/CLASS/ (or {top}/train/CLASS/), "
                 "or give a table with --table"
             )
-        items.append(Item(name, path, label, patient_key("", _patient(pattern, path.name)), split=split))
+        items.append(Item(name, path, label, normalise_id(_patient(pattern, path.name)), split=split))
     if not items:
         raise DatasetNotFoundError(f"{raw[0]}: holds no PNG, JPEG, TIFF, BMP or DICOM file")
     if any(item.split for item in items) and not all(item.split for item in items):
@@ -81,7 +87,6 @@ def _from_table(raw: Sequence[Path], path: Path, pattern: re.Pattern[str] | None
         raise ConfigError(f"{path}: has no column {missing[0]!r}, only {', '.join(table.columns)}; see --help")
     rows = [{name: row.get(name, "") for name in COLUMNS} for row in table.to_dicts()]
     index = FileIndex(find_images(raw))
-    shared = len({row["source"] for row in rows}) > 1
     items: list[Item] = []
     rejects: list[Reject] = []
     files: list[Path] = []
@@ -101,7 +106,7 @@ def _from_table(raw: Sequence[Path], path: Path, pattern: re.Pattern[str] | None
                 "",
                 file,
                 row["label"],
-                patient_key(row["source"] if shared and patient else "", patient),
+                normalise_id(patient),
                 row["source"],
                 normalise_view(row["view"]),
                 normalise_split(row["split"]),

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from data_prep.common.errors import ConfigError, LabelError, PrepError
+from data_prep.common.errors import ConfigError, LeakError, PrepError
 from data_prep.common.files import translate_os_errors, write_atomic
 from data_prep.common.manifest import NAME, read_manifest, tool_version
 from data_prep.common.mapping import Shard
@@ -18,22 +18,23 @@ from data_prep.common.run import Run, Settings, describe_source, identify, is_la
 from data_prep.common.splits import SPLITS
 from data_prep.medical.xray import covidx, folder, medmnist, ricord, rsna
 from data_prep.medical.xray.anonymise import pseudonym, read_key
-from data_prep.medical.xray.card import confounding, cross_tables, number_images, to_parquet, write_index
-from data_prep.medical.xray.duplicates import RULES, Duplicates, find_duplicates, tell
+from data_prep.medical.xray.card import cross_tables, number_images, to_parquet, write_index
+from data_prep.medical.xray.duplicates import RULES, Duplicates, find_duplicates
 from data_prep.medical.xray.encode import Rules
 from data_prep.medical.xray.engine import (
     PAYLOAD,
+    SHARED_IDS,
     TOOLS,
     ReadImages,
     files_of,
     find_finished_images,
     image_files,
     read_images,
-    say,
 )
 from data_prep.medical.xray.find import FileIndex, check_raw, find_images
 from data_prep.medical.xray.records import Asked, Item, Listing, order_classes, parse_labels, parse_views
 from data_prep.medical.xray.splitting import Split, SplitRule, check_rule, divide
+from data_prep.medical.xray.telling import check_classes, count_classes, group_note, tell_result
 
 SIDES = (16, 8192)  # smallest and largest `max_side`
 
@@ -56,7 +57,7 @@ READERS = {
     "ricord": Reader(ricord.read, frozenset({"table"})),
     "rsna": Reader(rsna.read, frozenset({"mapping", "targets"})),
     "medmnist": Reader(medmnist.read),
-    "images": Reader(folder.read, frozenset({"table", "patient_pattern", "channels"})),
+    "images": Reader(folder.read, frozenset({"table", "patient_pattern", "patients_per_source", "channels"})),
 }
 
 
@@ -70,6 +71,7 @@ class Options:
     mapping: Path | None
     targets: str
     patient_pattern: str
+    patients_per_source: bool
     channels: int
     labels: str
     positive: str
@@ -205,20 +207,21 @@ def _prepare(
     write_atomic(rejects, to_parquet(table))
     total = len(listing.items) + len(listing.rejects)
     check_rejects(table, total, options.max_rejects, rejects)
-    split = divide(images.frame, options.split_rule, str(listing.lists[0] if listing.lists else where))
+    split = _divide(images, listing, options.split_rule, where)
     frame = images.frame.with_columns(split=pl.Series(split.splits, dtype=pl.String))
     found = find_duplicates(frame, images.thumbnails, options.duplicates, split.drawn)
     frame = number_images(frame.filter(~pl.Series(found.dropped)))
     classes = order_classes(frame["label"].unique().to_list(), listing.classes, options.positive)
     frame = frame.with_columns(code=pl.col("label").replace_strict({name: at for at, name in enumerate(classes)}))
-    _check_classes(frame, classes, listing, where)
+    counts = count_classes(frame, classes)
+    check_classes(frame, counts, listing, where)
     files, splits = write_index(frame, SPLITS, run.scratch)
     files |= image_files(frame, images)
     pairs = run.scratch / "duplicates.parquet"
     write_atomic(pairs, to_parquet(found.table))
     files |= {"rejects.parquet": rejects, "duplicates.parquet": pairs}
-    manifest = _describe(listing, images, options, rules, split, found, frame, classes)
-    _tell(manifest, found)
+    manifest = _describe(listing, images, options, rules, split, found, frame, counts)
+    tell_result(manifest, found)
     return run.publish(
         files,
         {
@@ -230,17 +233,13 @@ def _prepare(
     )
 
 
-def _check_classes(frame: pl.DataFrame, classes: Sequence[str], listing: Listing, where: Path) -> None:
-    present = frame["label"].unique().to_list()
-    if len(classes) < 2:
-        raise LabelError(f"{where}: all images are of the class {present[0]!r}; nothing can be learned from them")
-    for split in SPLITS:
-        held = frame.filter(pl.col("split") == split)["label"].unique().to_list()
-        absent = [name for name in classes if name not in held]
-        if absent:
-            say(f"split {split} has no image of {', '.join(absent)}" if held else f"split {split} is empty")
-    if len(present) < 2 and listing.classes:
-        say(f"all images are of the class {present[0]!r}: to measure a model with, not to train one")
+def _divide(images: ReadImages, listing: Listing, rule: SplitRule, where: Path) -> Split:
+    try:
+        return divide(images.frame, rule, str(listing.lists[0] if listing.lists else where))
+    except LeakError as error:
+        if images.counts.get(SHARED_IDS) and not listing.patients_per_source:
+            raise LeakError(f"{error}; if patient ids count per source, use --patients-per-source true") from None
+        raise
 
 
 def _describe(
@@ -251,7 +250,7 @@ def _describe(
     split: Split,
     found: Duplicates,
     frame: pl.DataFrame,
-    classes: Sequence[str],
+    classes: Mapping[str, Mapping[str, int]],
 ) -> dict[str, Any]:
     sources = [describe_source(path) for path in listing.lists]
     unknown = int((~frame["known"]).sum())
@@ -270,11 +269,12 @@ def _describe(
             "kept_apart": unknown == 0,
             "groups": frame["patient"].n_unique() if not unknown else int(frame.filter("known")["patient"].n_unique()),
             "images_of_unknown_patients": unknown,
-            "note": listing.group_note,
+            "note": group_note(listing, images.counts.get(SHARED_IDS, 0)),
         },
         "split_rule": split.entry,
         "counts": {
             **images.counts,
+            "classes": {name: dict(count) for name, count in classes.items()},
             "masks": int(frame["mask"].sum()),
             "smallest_side": int(min(frame["width"].min(), frame["height"].min())),  # type: ignore[type-var, arg-type]
             "largest_side": int(max(frame["width"].max(), frame["height"].max())),  # type: ignore[type-var, arg-type]
@@ -289,18 +289,3 @@ def _describe(
             "views": list(rules.views) if rules.views is not None else None,
         },
     }
-
-
-def _tell(manifest: Mapping[str, Any], found: Duplicates) -> None:
-    group = manifest["group"]
-    if group["note"] or not group["kept_apart"]:
-        unknown = group["images_of_unknown_patients"]
-        begin = (
-            ""
-            if group["kept_apart"]
-            else f"the patient of {unknown:,} images is not known: patients may be on two sides"
-        )
-        say("; ".join(part for part in (begin, group["note"]) if part))
-    for line in (tell(found.summary), *confounding(manifest["tables"]), str(manifest["counts"].get("about", ""))):
-        if line:
-            say(line)

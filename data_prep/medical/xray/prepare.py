@@ -34,6 +34,7 @@ def prepare(
     mapping: Path | None = None,
     targets: Literal["pneumonia", "detailed"] = "pneumonia",
     patient_pattern: str = "",
+    patients_per_source: bool = False,
     channels: Literal[1, 3] = 1,
     labels: str = "",
     positive: str = "",
@@ -69,6 +70,8 @@ def prepare(
         mapping: rsna: file that says which exam is of which NIH patient (RSNA's JSON, or CSV).
         targets: rsna: pneumonia (two classes) or detailed (normal, not normal, opacity).
         patient_pattern: images: regular expression whose bracket finds the patient in a file name.
+        patients_per_source: images: patient ids count per source, so that one id under two sources is two patients;
+            else it is one, kept on one side.
         channels: images: 1 grey or 3 RGB.
         labels: classes to make of the labels, as in normal=negative,pneumonia=negative,COVID-19=positive; images with
             other labels are left out.
@@ -109,6 +112,7 @@ def prepare(
         mapping=mapping,
         targets=targets,
         patient_pattern=patient_pattern,
+        patients_per_source=patients_per_source,
         channels=channels,
         labels=labels,
         positive=positive,

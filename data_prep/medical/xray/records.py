@@ -27,7 +27,7 @@ class Item:
         name: what it is called in the index; unique in its listing.
         path: file that holds it.
         label: class name as the data set has it; empty where there are no labels.
-        patient: patient id, unique among all sources; empty: unknown.
+        patient: patient id, unique among all sources unless the listing says otherwise; empty: unknown.
         source: collection or hospital it comes from; empty: unknown.
         view: `normalise_view` of what the data set says; empty: unknown, a DICOM header may tell.
         split: of a split that comes with the data; empty: to be drawn.
@@ -62,6 +62,7 @@ class Listing:
         rejects: records that name no usable image.
         classes: names in the order of their codes; empty: by name.
         patients: whether an unknown patient may be found in the DICOM header.
+        patients_per_source: whether one id under two sources is two patients.
         group_note: what is to be known about patients and splits.
         channels: 1 grey, 3 RGB.
         views_needed: refuse images whose view nobody tells.
@@ -75,6 +76,7 @@ class Listing:
     rejects: tuple[Reject, ...] = ()
     classes: tuple[str, ...] = ()
     patients: bool = True
+    patients_per_source: bool = False
     group_note: str = ""
     channels: int = 1
     views_needed: bool = False
@@ -91,6 +93,7 @@ class Asked:
         mapping: rsna: file that says which exam is of which NIH patient.
         targets: rsna: `pneumonia` or `detailed`.
         patient_pattern: images: regular expression that finds the patient in a file's name.
+        patients_per_source: images: whether one patient id under two sources is two patients.
         channels: images: 1 or 3.
     """
 
@@ -99,6 +102,7 @@ class Asked:
     mapping: Path | None = None
     targets: str = "pneumonia"
     patient_pattern: str = ""
+    patients_per_source: bool = False
     channels: int = 1
 
 
@@ -108,7 +112,7 @@ def normalise_id(text: str) -> str:
 
 
 def patient_key(source: str, patient: str) -> str:
-    """Patient ids are unique within a source only."""
+    """Id of a patient among those of all sources, where ids are unique within a source only."""
     return f"{normalise_id(source)}:{normalise_id(patient)}" if source else normalise_id(patient)
 
 

@@ -323,6 +323,40 @@ class TestFolders:
         with pytest.raises(LeakError, match=r"t\.csv: patient 'p0' is in train .*0\.png.* and in test .*4\.png"):
             run("images", tmp_path / "raw", tmp_path / "out", table=tmp_path / "t.csv", valid_share=0)
 
+    @pytest.mark.parametrize("headers", [False, True])
+    def test_one_patient_under_two_sources_stays_on_one_side(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], headers: bool
+    ) -> None:
+        """A person who was in two hospitals is one person, unless ids are said to count per hospital."""
+        lines = ["image,label,patient,source"]
+        for number in range(40):
+            patient, source = f"P{number % 20}", ("north", "South ")[number // 20]
+            dicom(tmp_path / "raw" / f"{number}.dcm", chest(number), 12, PatientID=patient)
+            lines.append(f"{number}.dcm,{'ab'[number % 2]},{'' if headers else patient.swapcase()},{source}")
+        (tmp_path / "t.csv").write_text("\n".join(lines))
+        card = run("images", tmp_path / "raw", tmp_path / "out", table=tmp_path / "t.csv", ratios=(0.5, 0.25, 0.25))
+        assert (card["group"]["kept_apart"], card["group"]["groups"]) == (True, 20)
+        sides = index(tmp_path / "out").group_by("patient").agg(pl.col("split").n_unique())
+        assert sides["split"].to_list() == [1] * 20
+        assert card["counts"]["patient_ids_under_several_sources"] == 20
+        assert "20 patient ids occur under several sources: each is taken for one patient" in capsys.readouterr().err
+        apart = run("images", tmp_path / "raw", tmp_path / "apart", table=tmp_path / "t.csv", patients_per_source=True)
+        assert apart["group"]["groups"] == 40 and "one person may be on two sides" in apart["group"]["note"]
+
+    def test_a_given_split_with_one_patient_of_two_sources_on_two_sides_is_refused(self, tmp_path: Path) -> None:
+        lines = ["image,label,patient,source,split"]
+        for number in range(8):
+            png(tmp_path / "raw" / f"{number}.png", chest(number, bits=8))
+            lines.append(
+                f"{number}.png,{'ab'[number % 2]},{number % 4},{'NS'[number // 4]},{['train', 'test'][number // 4]}"
+            )
+        (tmp_path / "t.csv").write_text("\n".join(lines))
+        options = {"table": tmp_path / "t.csv", "valid_share": 0}
+        with pytest.raises(LeakError, match=r"patient '0' is in train .*use --patients-per-source true"):
+            run("images", tmp_path / "raw", tmp_path / "out", **options)
+        card = run("images", tmp_path / "raw", tmp_path / "out", patients_per_source=True, **options)
+        assert card["group"]["groups"] == 8
+
     def test_bad_tables(self, tmp_path: Path) -> None:
         raw = folders(tmp_path / "raw")
         table = tmp_path / "t.csv"
