@@ -65,7 +65,7 @@ def _from_folders(raw: Sequence[Path], pattern: re.Pattern[str] | None) -> list[
         top = next(top for top in raw if path == top or path.is_relative_to(top))
         parts = path.relative_to(top).parts[:-1]
         split = normalise_split(parts[0]) if parts else ""
-        label = parts[1 if split else 0] if len(parts) > bool(split) else ""
+        label = normalise_id(parts[1 if split else 0]) if len(parts) > bool(split) else ""
         if not label:
             raise ConfigError(
                 f"{path}: is in no folder of a class; put images into {top}/CLASS/ (or {top}/train/CLASS/), "
@@ -105,12 +105,13 @@ def _from_table(raw: Sequence[Path], path: Path, pattern: re.Pattern[str] | None
             Item(
                 "",
                 file,
-                row["label"],
+                normalise_id(row["label"]),
                 normalise_id(patient),
                 row["source"],
                 normalise_view(row["view"]),
                 normalise_split(row["split"]),
                 mask=mask,
+                record=record,
             )
         )
     names = unique_names(files, (*raw, path.parent))

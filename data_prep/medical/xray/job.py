@@ -32,7 +32,15 @@ from data_prep.medical.xray.engine import (
     read_images,
 )
 from data_prep.medical.xray.find import FileIndex, check_raw, find_images
-from data_prep.medical.xray.records import Asked, Item, Listing, order_classes, parse_labels, parse_views
+from data_prep.medical.xray.records import (
+    Asked,
+    Item,
+    Listing,
+    check_spellings,
+    order_classes,
+    parse_labels,
+    parse_views,
+)
 from data_prep.medical.xray.splitting import Split, SplitRule, check_rule, divide
 from data_prep.medical.xray.telling import check_classes, count_classes, group_note, tell_result
 
@@ -145,7 +153,7 @@ def run_preparation(
     rules = Rules(
         options.max_side, options.percentile, listing.channels, parse_views(options.views), listing.views_needed
     )
-    listing = _choose(listing, options, rules)
+    listing = _choose(listing, options, rules, str(listing.lists[-1] if listing.lists else raw[0]))
     command = options.command(key)
     finished = find_finished_images(out, command, listing)
     if finished is not None:
@@ -165,7 +173,7 @@ def run_preparation(
         raise
 
 
-def _choose(listing: Listing, options: Options, rules: Rules) -> Listing:
+def _choose(listing: Listing, options: Options, rules: Rules, where: str) -> Listing:
     """Items that are asked for, under their new labels, with their masks."""
     labels = parse_labels(options.labels)
     present = dict.fromkeys(item.label for item in listing.items)
@@ -173,6 +181,7 @@ def _choose(listing: Listing, options: Options, rules: Rules) -> Listing:
         if old not in present and old not in listing.classes:
             raise ConfigError(f"labels: no image has the label {old!r}; there are {', '.join(map(repr, present))}")
     items = [item for item in listing.items if not labels or item.label in labels]
+    check_spellings(items, labels, where)
     lost = len(listing.items) - len(items)
     items = [replace(item, label=labels.get(item.label, item.label)) for item in items] if labels else items
     seen = [item for item in items if rules.views is None or not item.view or item.view in rules.views]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_prep.common.errors import ConfigError
+from data_prep.common.errors import ConfigError, LabelError
 from data_prep.common.rejects import Reject
 from data_prep.common.splits import SPLITS
 
@@ -35,6 +36,7 @@ class Item:
         mask: file of the lung mask.
         array: name of the array in an npz file; empty: the file is the image.
         row: its row in that array.
+        record: its record in the user's table, or -1.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Item:
     mask: Path | None = None
     array: str = ""
     row: int = 0
+    record: int = -1
 
 
 @dataclass(frozen=True)
@@ -156,11 +159,48 @@ def parse_labels(text: str) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for part in text.split(",") if text else ():
-        old, equals, new = (word.strip() for word in part.partition("="))
+        old, equals, new = (normalise_id(word) for word in part.partition("="))
         if not (old and equals and new) or old in found:
             raise ConfigError(f"labels {text!r}: give OLD=NEW,OLD=NEW,... with each old label once")
         found[old] = new
     return found
+
+
+def check_spellings(items: Sequence[Item], labels: Mapping[str, str], where: str) -> None:
+    """Refuse labels that differ in upper and lower case or blanks alone: they would become classes.
+
+    Args:
+        items: images that are asked for, with the labels of the data set.
+        labels: what each label becomes; empty: it stays.
+        where: file that the labels come from, for the message.
+
+    Raises:
+        LabelError: naming two such labels, an image of each, and the option that joins them.
+    """
+    first: dict[str, Item] = {}
+    for item in items:
+        first.setdefault(labels.get(item.label, item.label), item)
+    spelling: dict[str, str] = {}
+    for label in first:
+        spelling.setdefault(_fold(label), label)
+    for label, item in first.items():
+        other = spelling[_fold(label)]
+        if other == label:
+            continue
+        given = dict.fromkeys(item.label for item in items)
+        joined = ",".join(f"{old}={spelling[_fold(labels.get(old, old))]}" for old in given)
+        raise LabelError(
+            f"{where}: {_place(item)}: label {label!r}, and {other!r} in {_place(first[other])}, differ in case or "
+            f"blanks alone; if they are one class, mend the data or use --labels {shlex.quote(joined)}"
+        )
+
+
+def _fold(label: str) -> str:
+    return "".join(unicodedata.normalize("NFC", label).split()).casefold()
+
+
+def _place(item: Item) -> str:
+    return f"row {item.record:,} ({item.name})" if item.record >= 0 else f"image {item.name}"
 
 
 def order_classes(found: Sequence[str], known: Sequence[str], positive: str) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 from pathlib import Path
 
@@ -342,6 +343,35 @@ class TestFolders:
         assert "20 patient ids occur under several sources: each is taken for one patient" in capsys.readouterr().err
         apart = run("images", tmp_path / "raw", tmp_path / "apart", table=tmp_path / "t.csv", patients_per_source=True)
         assert apart["group"]["groups"] == 40 and "one person may be on two sides" in apart["group"]["note"]
+
+    def test_labels_that_differ_in_case_or_blanks_are_refused(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A class of its own for each spelling would be learned without a word."""
+        lines, labels = ["image,label,patient"], ("COVID 19", "none", "covid19", "COVID  19", "none")
+        for number, label in enumerate(labels * 4):
+            png(tmp_path / "raw" / f"{number}.png", chest(number, bits=8))
+            lines.append(f"{number}.png,{label},{number % 5 % 4}")
+        table = tmp_path / "t.csv"
+        table.write_text("\n".join(lines))
+        with pytest.raises(LabelError) as caught:
+            run("images", tmp_path / "raw", tmp_path / "out", table=table)
+        found = re.fullmatch(
+            r".*t\.csv: row 2 \(2\.png\): label 'covid19', and 'COVID 19' in row 0 \(0\.png\), .*--labels '(.*)'",
+            str(caught.value),
+        )
+        assert found
+        capsys.readouterr()
+        card = run("images", tmp_path / "raw", tmp_path / "out", table=table, labels=found[1])
+        assert card["classes"] == ["COVID 19", "none"]
+        assert card["counts"]["classes"]["COVID 19"] == {"images": 12, "patients": 3}
+        said = capsys.readouterr().err
+        assert "classes: COVID 19 12 images of 3 patients; none 8 images of 2 patients" in said
+        assert "warning: class 'none' has 2 patients: too few" in said and "class 'COVID 19' has" not in said
+        for name in ("Normal", "ill", "NORMAL"):
+            png(tmp_path / "folders" / name / "a.png", chest(1, bits=8))
+        with pytest.raises(LabelError, match=r"image Normal/a\.png: label 'Normal', and 'NORMAL'"):
+            run("images", tmp_path / "folders", tmp_path / "other")
 
     def test_a_given_split_with_one_patient_of_two_sources_on_two_sides_is_refused(self, tmp_path: Path) -> None:
         lines = ["image,label,patient,source,split"]
