@@ -137,7 +137,7 @@ class ImageData(HeptadData):
         """
         result = dict(batch)
         changes = None
-        if epoch is not None and self.augment:
+        if epoch is not None and self.augment and len(batch["draw"]):  # a process may have no row of the last batch
             changes = DrawnChanges(self.augmentation, self.seed, epoch, batch["draw"])
         image = batch["image"].float() / 255
         gray = batch["gray"].float() / 255 if "gray" in batch else image
