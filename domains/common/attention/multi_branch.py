@@ -133,10 +133,13 @@ def diversity_loss(weights: Tensor) -> Tensor:
     branches = weights.shape[1]
     if branches < 2:
         return weights.new_zeros(())
-    units = weights / weights.norm(dim=-1, keepdim=True).clamp(min=1e-8)
-    # the square of a sum of unit vectors is K and twice the cosine of each pair
-    squares: Tensor = units.sum(1).square().sum(-1)  # (groups,)
-    return (squares.mean() - branches) / (branches * (branches - 1))
+    # The loss is a symmetric function of the product: its gradient is twice that through one side, and cheaper so.
+    gram = weights @ weights.detach().transpose(-2, -1)  # (groups, K, K)
+    norms = gram.diagonal(dim1=-2, dim2=-1).sqrt().clamp(min=1e-8)
+    cosines = gram / (norms[..., :, None] * norms[..., None, :])
+    pairs = cosines.sum((-2, -1)) - cosines.diagonal(dim1=-2, dim2=-1).sum(-1)
+    one_sided = (pairs / (branches * (branches - 1))).mean()
+    return 2.0 * one_sided - one_sided.detach()
 
 
 def pool_bags(
