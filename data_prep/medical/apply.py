@@ -14,12 +14,13 @@ from data_prep.common.manifest import NAME, read_manifest
 from data_prep.common.mapping import Task
 from data_prep.common.run import Run, Settings, describe_source, find_finished, identify, is_large, open_run
 from data_prep.medical.wsi.bags.bags import TOOLS
+from data_prep.medical.wsi.bags.doubts import PATTERNS
 from data_prep.medical.wsi.bags.index import PAYLOAD, Described, finish_rejects, publish_predict, tell
 from data_prep.medical.wsi.bags.instances import Layout, gather_bags, read_instances
 from data_prep.medical.wsi.bags.joining import clean_entries, reject_of
 from data_prep.medical.wsi.bags.mil_csv import find_file
 from data_prep.medical.wsi.bags.packing import Bags, Packing, pack_bags
-from data_prep.medical.wsi.bags.table import PATTERNS, clean_slide
+from data_prep.medical.wsi.bags.table import clean_slide
 from data_prep.medical.wsi.features.layouts import H5, PT, FeatureEntry, find_features
 from data_prep.medical.wsi.slides.find import CLOSED, KNOWN, find_slides, slide_id
 

@@ -93,7 +93,7 @@ def assign_splits(table: SlideTable, rule: SplitRule) -> Assigned:
         sides = divide(table.frame, rule.ratios, rule) if kind == "stratified" else _hash(table.frame, rule)
     elif kind == "list" and rule.lists:
         where = str(rule.lists)
-        sides, unknown = match_lists(read_lists(rule.lists), table.frame)
+        sides, unknown = match_lists(read_lists(rule.lists, table.slide_of), table.frame)
     elif kind == "column":
         sides = {slide: split for slide, split in table.frame.select("slide", "split").iter_rows() if split}
     else:

@@ -23,6 +23,7 @@ PAYLOAD = frozenset({"bags", *SPLITS, ALL, PREDICT, "slides.parquet", "rejects.p
 # Columns of an index, in order; the table of slides gives those between name and patches.
 COLUMNS = ("name", "patient", "label", "site", *(name for name in PLACES if name != "name"))
 SHOWN = 5  # rejects told by name
+FEWEST = 3  # patients of a class: one for each split
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,9 @@ def publish_bags(
             "splits": count_splits(assigned.frame, classes),
         },
     }
-    return run.publish(files, manifest)
+    card = run.publish(files, manifest)
+    tell(describe_classes(assigned.frame, classes, described.group))
+    return card
 
 
 def publish_predict(
@@ -148,6 +151,29 @@ def write_index(rows: pl.DataFrame, splits: Sequence[str], status: pl.DataFrame 
     if status is not None:
         status.write_parquet(folder / "slides.parquet", compression="zstd", statistics=False)
     return {"rows": {name: part.height for name, part in parts.items()}}
+
+
+def describe_classes(frame: pl.DataFrame, classes: Sequence[str], group: str) -> list[str]:
+    """Lines that say how many slides and patients each class has, and warn where a split must go without.
+
+    Args:
+        frame: slides with the columns patient and label.
+        classes: names of the labels.
+        group: what a patient is: patient, slide or bag.
+    """
+    what, lines, said = "bag" if group == "bag" else "slide", [], []
+    for code, name in enumerate(classes):
+        part = frame.filter(label=code)
+        rows, groups = part.height, part["patient"].n_unique()
+        held = f" of {groups:,} patient{'s' * (groups != 1)}" if group == "patient" else ""
+        said.append(f"{name} {rows:,} {what}{'s' * (rows != 1)}{held}")
+        if groups < FEWEST:
+            few = f"{groups} {group}{'s' * (groups != 1)}"
+            lines.append(
+                f"warning: class {name!r} has {few}: too few for training, validation and test; join it with another "
+                "class, or leave it out, with --label-map"
+            )
+    return [f"classes: {'; '.join(said)}", *lines]
 
 
 def finish_rejects(run: Run, rejects: Sequence[Reject], total: int, max_rejects: float) -> Path:

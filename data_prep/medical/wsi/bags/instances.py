@@ -18,7 +18,7 @@ from data_prep.common.mapping import Done
 from data_prep.common.rejects import Reject
 from data_prep.medical.wsi.bags.labels import is_missing, plain_label
 from data_prep.medical.wsi.bags.packing import PLACES, Bags
-from data_prep.medical.wsi.bags.table import clean_slide
+from data_prep.medical.wsi.bags.spelling import file_name_of, same_key
 from data_prep.medical.wsi.bags.table_files import RECORD, decode_text, read_whole
 
 FEATURES, FACTS = "bags.h5", "bags.parquet"  # what a task leaves
@@ -95,6 +95,7 @@ def read_instances(path: Path, layout: Layout, max_bad: float, columns: int, fol
         values = numbers.fill_null(float("nan")).to_numpy().astype(np.float32)
     good = np.isfinite(values).all(axis=1)
     cells = table.select(pl.col(column).str.strip_chars().alias(role) for role, column in roles.items())
+    told += _check_names(path, cells["bag"])
     found = _gather(cells, good, max_bad)
     with h5py.File(folder / FEATURES, "w") as file:
         for bag, rows in enumerate(found.pop("rows")):
@@ -143,11 +144,32 @@ def gather_bags(path: Path, done: Done) -> tuple[Bags, pl.DataFrame]:
     return Bags(frame.sort("name"), files, [], rejects, dim, bad, told), cells
 
 
+def _check_names(path: Path, bags: pl.Series) -> list[str]:
+    """Lines about bags that have to be called otherwise, because predictions are files of their names.
+
+    Raises:
+        ConfigError: two bags would have one name.
+    """
+    first: dict[str, str] = {}
+    for bag in bags.unique(maintain_order=True):
+        other = first.setdefault(file_name_of(bag), bag)
+        if other != bag:
+            raise ConfigError(
+                f"{path}: bags {other!r} and {bag!r} would both be files called {file_name_of(bag)!r}; rename one of "
+                "them"
+            )
+    changed = [(bag, name) for name, bag in first.items() if name != bag]
+    if not changed:
+        return []
+    bag, name = changed[0]
+    return [f"{path.name}: names of {len(changed):,} bags cannot be those of files: {bag!r} is called {name!r} here"]
+
+
 def _gather(cells: pl.DataFrame, good: Any, max_bad: float) -> dict[str, list[Any]]:
     """Bags in the order in which they begin: their rows, and what is known of them or wrong with them."""
     rows: dict[str, list[int]] = {}
     for index, bag in enumerate(cells["bag"]):
-        rows.setdefault(clean_slide(plain_label(bag)), []).append(index)
+        rows.setdefault(file_name_of(bag), []).append(index)
     roles = [role for role in cells.columns if role != "bag"]
     found: dict[str, list[Any]] = {
         name: [] for name in ("bag", *roles, "first", "rows", "count", "bad", "field", "reason")
@@ -160,7 +182,7 @@ def _gather(cells: pl.DataFrame, good: Any, max_bad: float) -> dict[str, list[An
         for role in roles:
             values = list(dict.fromkeys(columns[role][index] for index in members))
             found[role].append("" if is_missing(values[0]) else values[0])
-            if len(values) > 1:
+            if len(values if role != "patient" else {same_key(value) for value in values}) > 1:
                 field, reason = role, f"rows of one bag have different {role}s ({', '.join(map(repr, values[:2]))})"
         if not bag:
             field, reason = "bag", "name of the bag missing"

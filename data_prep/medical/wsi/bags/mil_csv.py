@@ -15,6 +15,7 @@ from data_prep.medical.wsi.bags.assign import RATIOS, VALID_SHARE, SplitRule, as
 from data_prep.medical.wsi.bags.index import PAYLOAD, Described, finish_rejects, publish_bags, tell
 from data_prep.medical.wsi.bags.instances import Layout, gather_bags, read_instances
 from data_prep.medical.wsi.bags.packing import Packing
+from data_prep.medical.wsi.bags.spelling import file_name_of
 from data_prep.medical.wsi.bags.split_files import list_files
 from data_prep.medical.wsi.bags.table import TableOptions, check_classes, slides_of
 
@@ -133,7 +134,8 @@ def _prepare(
     tell(bags.told)
     if not bags.frame.height:
         raise PrepError(f"{path}: no bag is left; the first: {bags.rejects[0].reason}")
-    table = slides_of(path, cells, [], options)
+    # Bags have their own names already.
+    table = slides_of(path, cells, [], options, file_name_of)
     rejects = finish_rejects(run, [*bags.rejects, *table.rejects], done.info["bags"], max_rejects)
     ready = replace(table, frame=table.frame.filter(pl.col("slide").is_in(bags.frame["name"].to_list())))
     check_classes(path, ready.frame, table.classes)

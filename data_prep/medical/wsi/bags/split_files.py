@@ -15,7 +15,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
@@ -24,6 +25,7 @@ import polars as pl
 from data_prep.common.errors import ConfigError, CorruptRecordError, DatasetNotFoundError, LeakError
 from data_prep.common.files import translate_os_errors
 from data_prep.common.splits import SPLITS
+from data_prep.medical.wsi.bags.spelling import same_key
 from data_prep.medical.wsi.bags.table import COLUMNS, SPLIT_NAMES, clean_slide
 from data_prep.medical.wsi.bags.table_files import RECORD, read_strings
 
@@ -32,14 +34,15 @@ _TRUE, _FALSE = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no", ""}
 _LISTS = (".txt", ".csv")
 
 
-def read_lists(source: Path) -> dict[str, list[str]]:
+def read_lists(source: Path, slide_of: Callable[[str], str] = clean_slide) -> dict[str, list[str]]:
     """Slides of each split, by any of the files in the table above.
 
     Args:
         source: file or folder.
+        slide_of: slide id out of a name in a list.
 
     Returns:
-        Split (train, valid, test) -> slide ids without folder and extension, in the order of the file.
+        Split (train, valid, test) -> slide ids, in the order of the file.
 
     Raises:
         DatasetNotFoundError: there is no such file.
@@ -53,7 +56,7 @@ def read_lists(source: Path) -> dict[str, list[str]]:
         lists = _read_json(source)
     else:
         lists = _read_table(source)
-    cleaned = {split: list(dict.fromkeys(clean_slide(name) for name in lists.get(split, []))) for split in SPLITS}
+    cleaned = {split: list(dict.fromkeys(slide_of(name) for name in lists.get(split, []))) for split in SPLITS}
     place: dict[str, str] = {}
     for split, names in cleaned.items():
         for name in names:
@@ -156,17 +159,17 @@ def match_lists(lists: Mapping[str, Sequence[str]], frame: pl.DataFrame) -> tupl
         Slide -> split; names in the lists that are neither slide nor patient.
     """
     slides = set(frame["slide"])
-    of_patient = {
-        str(name): part["slide"].to_list() for (name,), part in frame.partition_by("patient", as_dict=True).items()
-    }
+    of_patient: defaultdict[str, list[str]] = defaultdict(list)
+    for slide, patient in frame.select("slide", "patient").iter_rows():
+        of_patient[same_key(patient)].append(slide)
     found: dict[str, str] = {}
     unknown = []
     for split, names in lists.items():
         for name in names:
             if name in slides:
                 found[name] = split
-            elif name in of_patient:
-                found.update(dict.fromkeys(of_patient[name], split))
+            elif same_key(name) in of_patient:
+                found.update(dict.fromkeys(of_patient[same_key(name)], split))
             else:
                 unknown.append(name)
     return found, unknown

@@ -31,8 +31,9 @@ from data_prep.medical.wsi.bags.assign import (
     keep_shots,
     with_splits,
 )
+from data_prep.medical.wsi.bags.spelling import file_name_of, join_spellings, say_joined
 from data_prep.medical.wsi.bags.split_files import clam_files
-from data_prep.medical.wsi.bags.table import SlideTable, TableOptions, check_classes, read_slide_table
+from data_prep.medical.wsi.bags.table import SlideTable, TableOptions, check_classes, clean_slide, read_slide_table
 
 CARD, REJECTS = "split.json", "rejects.parquet"
 
@@ -166,7 +167,18 @@ def read_any_table(path: Path, options: TableOptions) -> SlideTable:
         pl.lit(None, dtype=pl.String).alias("split"),
     )
     check_classes(path, slides, card["classes"])
-    return SlideTable(path, slides.sort("slide"), card["classes"], slides.height)
+    told: list[str] = []
+    if card.get("group", {}).get("name") == "patient":
+        joined = join_spellings(slides["patient"])
+        slides = slides.with_columns(pl.col("patient").replace(joined))
+        told = say_joined(path.name, "patients", joined)
+    # Names of bags and images keep what looks like an extension.
+    names = frozenset(slides["slide"])
+
+    def slide_of(text: str) -> str:
+        return next((name for name in (text.strip(), file_name_of(text)) if name in names), clean_slide(text))
+
+    return SlideTable(path, slides.sort("slide"), card["classes"], slides.height, told=told, slide_of=slide_of)
 
 
 def make_folds(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ import polars as pl
 
 from data_prep.common.errors import ConfigError, LabelError
 from data_prep.common.rejects import Reject, excerpt
+from data_prep.medical.wsi.bags.doubts import PATTERNS, Row, patient_doubts, say_copies
 from data_prep.medical.wsi.bags.labels import class_of, is_missing, order_classes, parse_label_map, plain_label
+from data_prep.medical.wsi.bags.spelling import join_spellings, refuse_spellings, say_joined
 from data_prep.medical.wsi.bags.table_files import RECORD, read_strings
 from data_prep.medical.wsi.slides.find import slide_id
 
@@ -38,8 +40,19 @@ SPLIT_NAMES = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "valid"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-PATTERNS = {"tcga": r"TCGA-\w{2}-\w{4}", "tcga-site": r"TCGA-(\w{2})-", "camelyon17": r"patient_\d{3}"}
-_MADE_UP = re.compile(r"(patient|case|subject)[ _-]?\d+", re.IGNORECASE)
+
+
+def clean_slide(text: str) -> str:
+    """Slide id out of what tables hold: without folders, and without the extension of a slide or feature file.
+
+    Numbered DICOM files are called after their folder, as `slide_id` calls them.
+
+    Example:
+        >>> clean_slide("slides/TCGA-CR-7395.1F2A.svs"), clean_slide("slides/CR-7395/1.dcm")
+        ('TCGA-CR-7395.1F2A', 'CR-7395')
+    """
+    name = slide_id(text.strip().replace("\\", "/"))
+    return re.sub(r"\.(h5|hdf5|pt|pth)$", "", name, flags=re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -87,6 +100,7 @@ class SlideTable:
         rejects: rows that cannot be used.
         told: lines for the user.
         unusable: slides of such rows.
+        slide_of: slide id out of what lists of splits call a slide.
     """
 
     path: Path
@@ -96,17 +110,7 @@ class SlideTable:
     rejects: list[Reject] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
     unusable: frozenset[str] = frozenset()
-
-
-def clean_slide(text: str) -> str:
-    """Slide id out of what tables hold: without folders, and without the extension of a slide or feature file.
-
-    Example:
-        >>> clean_slide("slides/TCGA-CR-7395.1F2A.svs")
-        'TCGA-CR-7395.1F2A'
-    """
-    name = slide_id(text.strip().replace("\\", "/").rpartition("/")[2])
-    return re.sub(r"\.(h5|hdf5|pt|pth)$", "", name, flags=re.IGNORECASE)
+    slide_of: Callable[[str], str] = clean_slide
 
 
 def read_slide_table(path: Path, options: TableOptions) -> SlideTable:
@@ -126,7 +130,13 @@ def read_slide_table(path: Path, options: TableOptions) -> SlideTable:
     return slides_of(path, cells, told, options)
 
 
-def slides_of(path: Path, cells: pl.DataFrame, told: list[str], options: TableOptions) -> SlideTable:
+def slides_of(
+    path: Path,
+    cells: pl.DataFrame,
+    told: list[str],
+    options: TableOptions,
+    slide_of: Callable[[str], str] = clean_slide,
+) -> SlideTable:
     """Make a table of slides out of text cells; see `read_slide_table`.
 
     Args:
@@ -134,6 +144,7 @@ def slides_of(path: Path, cells: pl.DataFrame, told: list[str], options: TableOp
         cells: columns of text, and `record`.
         told: lines for the user so far.
         options: columns and labels.
+        slide_of: slide id out of a cell, and out of what lists of splits call a slide.
     """
     found = _find_columns(path, cells, options)
     patient_of, site_of = _finder("patient", found, options), _finder("site", found, options)
@@ -141,40 +152,53 @@ def slides_of(path: Path, cells: pl.DataFrame, told: list[str], options: TableOp
     given = [plain_label(label) for label in cells[found["label"]]]
     named = {*mapping, *options.classes}  # a class may be called "NA"
     present = [not is_missing(label) or label in named for label in given]
-    classes = order_classes(
-        [label for label, is_there in zip(given, present, strict=True) if is_there], mapping, options.classes
-    )
+    labels = [label for label, is_there in zip(given, present, strict=True) if is_there]
+    if not named:
+        refuse_spellings(path, labels, cells[RECORD].filter(pl.Series(present)).to_list())
+    classes = order_classes(labels, mapping, options.classes)
     rejects: list[Reject] = []
     rows: list[dict[str, Any]] = []
-    for row, label, is_there in zip(cells.iter_rows(named=True), given, present, strict=True):
-        slide = clean_slide(row[found["slide"]])
-        patient, name = patient_of(row, slide), class_of(label, mapping, classes) if is_there else None
+    slides = [slide_of(cell) for cell in cells[found["slide"]]]
+    patients = [patient_of(row, slide) for row, slide in zip(cells.iter_rows(named=True), slides, strict=True)]
+    # Where every slide is of another patient, names that are alike are those of different slides.
+    joined = dict[str, str]() if options.patients == "slide" else join_spellings(patients)
+    for index, (row, label, is_there) in enumerate(zip(cells.iter_rows(named=True), given, present, strict=True)):
+        slide, patient = slides[index], joined.get(patients[index], patients[index])
+        name = class_of(label, mapping, classes) if is_there else None
         split = row[found["split"]].lower() if "split" in found else ""
-        wrong = ""
-        if not slide:
-            column, wrong = "slide", "slide id missing"
-        elif not patient:
-            column, wrong = "patient", "patient missing"
-        elif name is None:
-            column, wrong = "label", "label is in neither label_map nor classes" if is_there else "label missing"
-        elif split and split not in SPLIT_NAMES:
-            column, wrong = "split", "split is none of train, val, test"
+        column, wrong = _fault(slide, patient, name, split)
         if wrong or name is None:
+            wrong = wrong if is_there or column != "label" else "label missing"
             shown = excerpt(f"{row[found['slide']]}: {row[found[column]]}" if column in found else row[found["slide"]])
             rejects.append(Reject(path.name, row[RECORD], found.get(column, column), wrong, shown))
             continue
         facts = {"patient": patient, "label": classes.index(name), "site": site_of(row, slide) or None}
-        rows.append({"slide": slide, "record": row[RECORD], **facts, "split": SPLIT_NAMES.get(split)})
+        facts |= {"split": SPLIT_NAMES.get(split), "cell": row[found["slide"]]}
+        rows.append({"slide": slide, "record": row[RECORD], **facts})
     if not rows:
         reason = f"row {rejects[0].record}: {rejects[0].reason} ({rejects[0].excerpt})"
         raise LabelError(f"{path}: no row of {cells.height:,} can be used ({reason}); check columns and labels")
-    kept, conflicts, copies = _merge_rows(path, rows)
-    lines = [*told, *_say_copies(path, copies), *_doubts(path, kept, options)]
+    kept, conflicts, lines = _merge_rows(path, rows)
     frame = pl.DataFrame(kept, schema=SCHEMA, orient="row").sort("slide")
+    named_patients = options.patients == "column" and not options.patient_pattern
+    known = [Row(*row) for row in frame.select("slide", "patient", "site").iter_rows()]
+    lines = [*told, *lines, *say_joined(path.name, "patients", joined)]
+    lines += patient_doubts(path.name, known, from_column=named_patients)
     check_classes(path, frame, classes)
     ordered = sorted([*rejects, *conflicts], key=lambda reject: reject.record)
-    seen = frozenset(clean_slide(slide) for slide in cells[found["slide"]])
-    return SlideTable(path, frame, classes, cells.height, ordered, lines, seen - frozenset(frame["slide"]))
+    unusable = frozenset(slides) - frozenset(frame["slide"])
+    return SlideTable(path, frame, classes, cells.height, ordered, lines, unusable, slide_of)
+
+
+def _fault(slide: str, patient: str, name: str | None, split: str) -> tuple[str, str]:
+    """Which column of a row is at fault, and why; empty when none is."""
+    if not slide:
+        return "slide", "slide id missing"
+    if not patient:
+        return "patient", "patient missing"
+    if name is None:
+        return "label", "label is in neither label_map nor classes"
+    return ("split", "split is none of train, val, test") if split and split not in SPLIT_NAMES else ("", "")
 
 
 def check_classes(path: Path, frame: pl.DataFrame, classes: Sequence[str]) -> None:
@@ -241,11 +265,11 @@ def _matched(pattern: re.Pattern[str], slide: str) -> str:
     return "" if match is None else (match.group(1) or "" if pattern.groups else match.group())
 
 
-def _merge_rows(path: Path, rows: list[dict[str, Any]]) -> tuple[list[list[Any]], list[Reject], int]:
-    """One row per slide; rows that contradict each other are rejected, copies counted."""
+def _merge_rows(path: Path, rows: list[dict[str, Any]]) -> tuple[list[list[Any]], list[Reject], list[str]]:
+    """One row per slide; rows that contradict each other are rejected, copies told."""
     kept: list[list[Any]] = []
     rejects: list[Reject] = []
-    copies = 0
+    copies, spread = 0, list[str]()
     grouped: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         grouped[row["slide"]].append(row)
@@ -257,39 +281,8 @@ def _merge_rows(path: Path, rows: list[dict[str, Any]]) -> tuple[list[list[Any]]
             rejects += [Reject(path.name, row["record"], odd, reason, f"{slide} (rows {numbers})") for row in same]
             continue
         copies += len(same) - 1
+        folders = {row["cell"].strip().replace("\\", "/").rpartition("/")[0] for row in same} - {""}
+        if len(folders) > 1:
+            spread.append(slide)
         kept.append([same[0][name] for name in SCHEMA])
-    return kept, rejects, copies
-
-
-def _say_copies(path: Path, copies: int) -> list[str]:
-    return [f"{path.name}: {copies:,} rows are copies of others and were left out"] if copies else []
-
-
-def _doubts(path: Path, rows: Iterable[list[Any]], options: TableOptions) -> list[str]:
-    """Patients that are most likely none."""
-    slides: defaultdict[str, list[str]] = defaultdict(list)
-    barcodes: defaultdict[str, set[str]] = defaultdict(set)
-    for slide, _, patient, *_ in rows:
-        slides[patient].append(slide)
-        if barcode := re.match(PATTERNS["tcga"], slide):
-            barcodes[barcode.group()].add(patient)
-    told = []
-    for patient in sorted(slides):
-        names = slides[patient]
-        plain = options.patients == "column" and not options.patient_pattern and _MADE_UP.fullmatch(patient)
-        # CAMELYON17 has true numbers of patients: its slides are named after them.
-        after = any(patient.lower() in name.lower() for name in names)
-        if plain and not after and len({re.sub(r"\d+", "", name) for name in names}) > 1:
-            told.append(
-                f"{path.name}: warning: patient {patient!r} has slides whose names have nothing in common "
-                f"({', '.join(sorted(names)[:3])}): these look like made-up numbers (as in tables for CAMELYON16); "
-                "slides of one patient may be in several splits unless the table names the true patients"
-            )
-            break
-    split = sorted(barcode for barcode, found in barcodes.items() if len(found) > 1)
-    if split:
-        told.append(
-            f"{path.name}: warning: slides of TCGA patient {split[0]!r} count as different patients ({len(split):,} "
-            "such in all); use --patient-pattern tcga"
-        )
-    return told
+    return kept, rejects, say_copies(path.name, copies, spread)

@@ -121,6 +121,25 @@ def test_labels_beside_the_features_need_no_table(tmp_path: Path) -> None:
         run(write_native(tmp_path / "native"), tmp_path / "no")
 
 
+def test_classes_are_told_and_rare_ones_warned_of(tmp_path: Path, features: Path, capsys: Any) -> None:
+    rows = [(case, slide, "rare" if case in ("p00", "p02") else label, site) for case, slide, label, site in SLIDES]
+    run(features, tmp_path / "out", write_table(tmp_path / "t.csv", rows))
+    said = capsys.readouterr().err
+    assert "classes: normal 8 slides of 4 patients; rare 4 slides of 2 patients; tumor 12 slides of 6 patients" in said
+    assert said.count("warning: class") == 1 and "class 'rare' has 2 patients: too few" in said
+
+
+def test_patients_spelled_in_two_ways_stay_together(tmp_path: Path, features: Path) -> None:
+    rows = [(case.upper() if slide.endswith(".1") else case, slide, *rest) for case, slide, *rest in SLIDES]
+    card = run(features, tmp_path / "out", write_table(tmp_path / "t.csv", rows))
+    assert card["group"]["groups"] == 12
+    sides = [("train" if index % 2 else "test") for index in range(len(rows))]
+    listed = [(*row, side) for row, side in zip(rows, sides, strict=True)]
+    path = write_table(tmp_path / "u.csv", listed, "case_id,slide_id,label,site,split")
+    with pytest.raises(LeakError, match=r"patient 'P01' is in train .* and in test"):
+        run(features, tmp_path / "no", path)
+
+
 def test_bags_in_place_are_not_copied(tmp_path: Path, features: Path, table: Path) -> None:
     one, other = features / f"{NAMES[0]}.h5", features / f"{NAMES[1]}.h5"
     damage(one, values(NAMES[0])[None])  # [1, N, D]
@@ -345,7 +364,7 @@ def test_torch_stays_out_of_bags_without_pt_files(tmp_path: Path, features: Path
     command = [sys.executable, script, features, table, tmp_path / "out", "serial"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and done.stderr == ""
+    assert done.returncode == 0 and done.stderr.startswith("classes: ")
 
 
 # -- planted

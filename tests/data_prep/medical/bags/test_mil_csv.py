@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,29 @@ def test_a_bag_without_label_is_rejected(tmp_path: Path) -> None:
     rows = [("", *row[1:]) if row[1] == "b04" else row for row in ROWS]
     run(write(tmp_path / "set.csv", rows), tmp_path / "out", max_rejects=0.1)
     assert [(item["reason"], item["record"]) for item in rejects(tmp_path / "out")] == [("label missing", 4)]
+
+
+def test_bags_of_different_names_stay_different(tmp_path: Path, capsys: Any) -> None:
+    names = ["a/0", "b/0", "dogs/1.jpg", "cats/1.jpg", "c.svs", "c", "1", "01", "A", "a", "x 1", "x  1"]
+    rows = [(label, names[int(bag[1:])], *rest) for label, bag, *rest in ROWS]
+    card = run(write(tmp_path / "set.csv", rows), tmp_path / "out")
+    safe = ["a_0", "b_0", "dogs_1.jpg", "cats_1.jpg", *names[4:]]
+    assert index(tmp_path / "out")["name"].to_list() == sorted(safe) and card["counts"]["patches"] == 24
+    assert bag(tmp_path / "out", "cats_1.jpg").tolist() == [[3.5, 0]]
+    assert "names of 4 bags cannot be those of files: 'a/0' is called 'a_0' here" in capsys.readouterr().err
+    # Lists call bags as the file does.
+    sides = {"train": names[:6], "val": names[6:8], "test": names[8:]}
+    (tmp_path / "lists.json").write_text(json.dumps(sides))
+    run(tmp_path / "set.csv", tmp_path / "listed", splits=str(tmp_path / "lists.json"))
+    assert index(tmp_path / "listed", "test")["name"].to_list() == sorted(safe[8:])
+    found = split(tmp_path / "out", tmp_path / "folds", method="lists", splits=str(tmp_path / "lists.json"))
+    assert found["folds"][0]["train"]["slides"] == 6 and not found["in_lists_only"]
+
+
+def test_bags_that_would_be_one_file_are_refused(tmp_path: Path) -> None:
+    rows = [(label, {"b00": "a/0", "b01": "a_0"}.get(bag, bag), *rest) for label, bag, *rest in ROWS]
+    with pytest.raises(ConfigError, match=r"set\.csv: bags 'a/0' and 'a_0' would both be files called 'a_0'; rename"):
+        run(write(tmp_path / "set.csv", rows), tmp_path / "out")
 
 
 @pytest.mark.parametrize(

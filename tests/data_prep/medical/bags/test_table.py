@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,10 @@ def plain(table: SlideTable) -> list[tuple[str, str, str]]:
         ("a.h5", "a"),
         ("a.svs.pt", "a.svs"),
         ("S19.44 1", "S19.44 1"),
+        ("scans/case 7/1.dcm", "case 7"),
+        ("case7\\DCM_0.DCM", "case7"),
+        ("1.dcm", "1"),
+        ("case7/biopsy.dcm", "biopsy"),
         (" a ", "a"),
     ],
 )
@@ -126,6 +131,39 @@ def test_copies_are_counted_and_contradictions_rejected(tmp_path: Path) -> None:
     assert [(r.record, r.field) for r in table.rejects] == [(4, "label"), (5, "label"), (6, "patient"), (7, "patient")]
     assert table.rejects[0].reason == "rows of one slide have different labels"
     assert table.rejects[0].excerpt == "c (rows 4, 5)"
+
+
+def test_patients_that_differ_only_in_case_or_blanks_are_one(tmp_path: Path) -> None:
+    rows = [
+        ("Mu\u0308ller 1", "a", 0),
+        ("M\u00fcller  1", "b", 1),
+        ("m\u00dcLLER 1", "c", 1),
+        ("Mei", "d", 0),
+        ("Me i", "e", 1),
+    ]
+    for order in (rows, rows[::-1]):
+        table = read(write_table(tmp_path / "t.csv", order, HEADER))
+        assert table.frame["patient"].to_list() == ["Mu\u0308ller 1"] * 3 + ["Mei", "Me i"]
+        assert "t.csv: 2 spellings of patients differ from another only in case or blanks" in table.told[0]
+    # Slides are told apart by every letter.
+    alone = read(write_table(tmp_path / "u.csv", [("A", 0), ("a", 1)], "slide_id,label"), patients="slide")
+    assert alone.frame["patient"].to_list() == ["A", "a"] and not alone.told
+
+
+def test_labels_that_differ_only_in_case_or_blanks_are_refused(tmp_path: Path) -> None:
+    rows = [("p1", "a", "Pos"), ("p2", "b", "neg"), ("p3", "c", "pos"), ("p4", "d", "Pos")]
+    path = write_table(tmp_path / "t.csv", rows, HEADER)
+    with pytest.raises(LabelError, match=r"t\.csv: row 2: label 'pos' differs from 'Pos' \(row 0\)") as caught:
+        read(path)
+    proposed = re.search(r"--label-map '(.*)'", str(caught.value))
+    assert proposed and read(path, label_map=proposed[1]).frame["label"].to_list() == [0, 1, 0, 0]
+
+
+def test_one_id_in_several_places_is_told(tmp_path: Path) -> None:
+    rows = [("1", "north/1.svs", "x", "N"), ("1", "south/1.svs", "x", "N"), ("1", "b", "y", "S"), ("2", "c", "y", "S")]
+    told = read(write_table(tmp_path / "t.csv", rows, f"{HEADER},site")).told
+    assert "1 slide ids, such as '1', stand in several folders" in told[1]
+    assert "1 patients have slides of several sites, such as '1' (N, S)" in told[2] and len(told) == 3
 
 
 def test_patients_must_come_from_somewhere(tmp_path: Path) -> None:
