@@ -2,8 +2,9 @@
 
     stored values -> modality LUT (rescale) -> VOI LUT or window -> minimum..maximum to 0..1 -> inverted if MONOCHROME1
 
-Stored values of 8 bits are taken as they are, neither LUT nor stretched, as the scripts which made COVIDx do. What a
-header lacks is filled in, what it gets wrong is put right where the pixels prove it, and both are remarked upon.
+Stored values of 8 bits are taken as they are, neither LUT nor stretched, as the scripts which made COVIDx do; a falling
+rescale alone is carried out, by inversion, and what else would change the picture is remarked upon. What a header lacks
+is filled in, what it gets wrong is put right where the pixels prove it, and both are remarked upon.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy.typing as npt
 from pydicom import Dataset, dcmread
 from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
+from pydicom.pixels.processing import apply_color_lut
 from pydicom.uid import UID, JPEGExtended12Bit
 
 from data_prep.common.errors import MissingExtraError, PrepError
@@ -33,12 +34,21 @@ from data_prep.medical.xray.errors import (
     TruncatedImageError,
     UnsupportedImageError,
 )
+from data_prep.medical.xray.luts import (
+    EIGHT_BITS,
+    NOT_APPLIED,
+    Values,
+    apply_luts,
+    falls,
+    find_padding,
+    find_unused,
+    is_constant,
+)
 from data_prep.medical.xray.pixels import U8, Radiograph, check_size, read_bytes, scale_to_unit, to_bytes
 from data_prep.medical.xray.records import normalise_view
 from data_prep.medical.xray.stored import right_values
 from data_prep.medical.xray.syntax import find_syntax, is_cut_short
 
-Values = npt.NDArray[Any]
 # Images of other machines lie among radiographs in every archive. Unknown and missing modalities are let in.
 OTHER_MACHINES = {"CT", "MR", "PT", "NM", "US", "ES", "GM", "OP", "OPT", "IVUS", "SM", "XC", "ECG"}
 NO_IMAGES = {"SR", "PR", "KO", "SEG", "RTSTRUCT", "RTDOSE", "DOC"}
@@ -47,12 +57,13 @@ _PIXEL_TAGS = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")  # (7FE0,0010), both by
 _MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 
 
-def read_dicom(path: Path, percentile: float = 0.0) -> Radiograph:
+def read_dicom(path: Path, percentile: float = 0.0, *, eight_bit_lut: bool = False) -> Radiograph:
     """Read one frontal or lateral radiograph.
 
     Args:
         path: DICOM file, with or without preamble and file meta information.
         percentile: per cent of pixels at either end that are clipped (0.5 is usual); 0 maps minimum..maximum.
+        eight_bit_lut: treat 8 bits as more where LUT, window or padding would change the picture.
 
     Returns:
         The image, with view position, patient id and age of its header.
@@ -66,7 +77,7 @@ def read_dicom(path: Path, percentile: float = 0.0) -> Radiograph:
         warnings.simplefilter("ignore")  # pydicom tells of every departure from the standard, file by file
         try:
             dataset = _parse(data, path)
-            return _read(dataset, data, path, percentile)
+            return _read(dataset, data, path, percentile, eight_bit_lut=eight_bit_lut)
         except PrepError:
             raise
         except MemoryError:
@@ -76,11 +87,11 @@ def read_dicom(path: Path, percentile: float = 0.0) -> Radiograph:
             raise NotAnImageError(path, "header", f"damaged ({type(error).__name__})") from error
 
 
-def _read(dataset: Dataset, data: bytes, path: Path, percentile: float) -> Radiograph:
+def _read(dataset: Dataset, data: bytes, path: Path, percentile: float, *, eight_bit_lut: bool) -> Radiograph:
     _check_kind(dataset, data, path)
     remarks = _fill_missing(dataset)
     values = _decode(dataset, path)
-    grey, more = _render(dataset, values, path, percentile)
+    grey, more = _render(dataset, values, path, percentile, eight_bit_lut=eight_bit_lut)
     view = normalise_view(str(dataset.get("ViewPosition") or ""))
     patient = " ".join(str(dataset.get("PatientID") or "").split())
     return Radiograph(grey, view, patient, _age(str(dataset.get("PatientAge") or "")), (*remarks, *more))
@@ -171,7 +182,9 @@ def _decode(dataset: Dataset, path: Path) -> Values:
     return values
 
 
-def _render(dataset: Dataset, values: Values, path: Path, percentile: float) -> tuple[U8, list[str]]:
+def _render(
+    dataset: Dataset, values: Values, path: Path, percentile: float, *, eight_bit_lut: bool
+) -> tuple[U8, list[str]]:
     """Stored values -> grey."""
     if dataset.BitsAllocated == 1:
         raise UnsupportedImageError(path, "BitsAllocated", "one bit per pixel is a mask, no radiograph")
@@ -185,18 +198,23 @@ def _render(dataset: Dataset, values: Values, path: Path, percentile: float) -> 
         return _finish(path, cv2.cvtColor(values[..., :3], cv2.COLOR_RGB2GRAY), None, percentile, False), ["colour"]
     inverted = photometric == "MONOCHROME1"
     if values.dtype == np.uint8:
-        return _finish(path, values, None, percentile, inverted), []
+        shown = inverted ^ falls(dataset)
+        unused = find_unused(dataset, values, inverted=shown)
+        if not (eight_bit_lut and unused):
+            said = [f"{EIGHT_BITS}inverted by the rescale slope"] if shown != inverted else []
+            said += [f"{EIGHT_BITS}{name}{NOT_APPLIED}" for name in unused]
+            return _finish(path, values, None, percentile, shown), said
     stored, remarks = right_values(values, int(dataset.BitsStored), bool(dataset.PixelRepresentation))
-    padding = _padding(dataset, stored)
-    if _is_constant(stored, padding):
+    padding = find_padding(dataset, stored)
+    if is_constant(stored, padding):
         raise ConstantImageError(path, "pixel data", "all pixels have one value")
-    seen, more = _apply_luts(dataset, stored, padding)
+    seen, more = apply_luts(dataset, stored, padding)
     return _finish(path, seen, padding, percentile, inverted), [*remarks, *more]
 
 
 def _finish(path: Path, values: Values, padding: npt.NDArray[np.bool_] | None, percentile: float, inverted: bool) -> U8:
     if values.dtype == np.uint8 and not percentile:
-        if _is_constant(values, None):
+        if is_constant(values, None):
             raise ConstantImageError(path, "pixel data", "all pixels have one value")
         return np.asarray(255 - values if inverted else values, dtype=np.uint8)
     unit = scale_to_unit(values, percentile, padding)
@@ -206,47 +224,6 @@ def _finish(path: Path, values: Values, padding: npt.NDArray[np.bool_] | None, p
     if padding is not None:
         grey[padding] = 0
     return grey
-
-
-def _apply_luts(dataset: Dataset, stored: Values, padding: npt.NDArray[np.bool_] | None) -> tuple[Values, list[str]]:
-    """Modality LUT or rescale, then VOI LUT or window; one that is damaged, or leaves nothing to see, is left out."""
-    remarks = []
-    values = stored
-    for name, apply in (("modality LUT", apply_modality_lut), ("VOI LUT", _apply_voi)):
-        try:
-            changed = apply(values, dataset)
-            if _is_constant(changed, padding) or not np.isfinite(changed).all():
-                raise ValueError("nothing is left to see")
-            values = changed
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError, NotImplementedError):
-            remarks.append(f"{name} ignored")
-    return values, remarks
-
-
-def _apply_voi(values: Values, dataset: Dataset) -> Values:
-    if dataset.get("VOILUTSequence") and not np.issubdtype(values.dtype, np.integer):
-        values = np.rint(values).astype(np.int32)  # rescaled values are floating-point, a table wants indices
-    return np.asarray(apply_voi_lut(values, dataset))
-
-
-def _padding(dataset: Dataset, stored: Values) -> npt.NDArray[np.bool_] | None:
-    """Pixels that the header declares to be no image."""
-    first = dataset.get("PixelPaddingValue")
-    if not isinstance(first, int):
-        return None
-    last = dataset.get("PixelPaddingRangeLimit")
-    low, high = sorted((first, last if isinstance(last, int) else first))
-    # A signed value read as an unsigned one, or the other way round, differs by this.
-    turn = 1 << int(dataset.BitsAllocated)
-    found = np.zeros(stored.shape, bool)
-    for shift in (-turn, 0, turn):
-        found |= (stored >= low + shift) & (stored <= high + shift)
-    return found if found.any() and not found.all() else None
-
-
-def _is_constant(values: Values, padding: npt.NDArray[np.bool_] | None) -> bool:
-    counted = values if padding is None else values[~padding]
-    return bool(counted.min() == counted.max())
 
 
 def _age(text: str) -> float | None:

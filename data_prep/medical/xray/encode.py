@@ -81,6 +81,7 @@ class Rules:
         channels: 1 or 3.
         views: those that are kept; None: all.
         views_needed: refuse images whose view nobody tells.
+        eight_bit_lut: see `read_dicom`.
     """
 
     max_side: int = 1024
@@ -88,6 +89,7 @@ class Rules:
     channels: int = 1
     views: tuple[str, ...] | None = None
     views_needed: bool = False
+    eight_bit_lut: bool = False
 
 
 def image_name(index: int) -> str:
@@ -132,7 +134,7 @@ def read_any(path: Path, rules: Rules) -> Radiograph:
         # Imported here, so that other formats need neither pydicom nor the time to load it.
         from data_prep.medical.xray.dicom import read_dicom
 
-        found = read_dicom(path, rules.percentile)
+        found = read_dicom(path, rules.percentile, eight_bit_lut=rules.eight_bit_lut)
         if rules.channels == 3:
             return replace(found, pixels=np.repeat(found.pixels[..., None], 3, axis=2))
         return found

@@ -42,7 +42,7 @@ from data_prep.medical.xray.records import (
     parse_views,
 )
 from data_prep.medical.xray.splitting import Split, SplitRule, check_rule, divide
-from data_prep.medical.xray.telling import check_classes, count_classes, group_note, tell_result
+from data_prep.medical.xray.telling import check_classes, count_classes, group_note, tell_eight_bits, tell_result
 
 SIDES = (16, 8192)  # smallest and largest `max_side`
 
@@ -87,6 +87,7 @@ class Options:
     masks: Path | None
     max_side: int
     percentile: float
+    eight_bit_lut: bool
     ratios: Sequence[float] | None
     valid_share: float | None
     seed: int
@@ -150,9 +151,9 @@ def run_preparation(
     key = read_key(options.anonymise) if options.anonymise is not None else None
     own = Asked(**{field.name: getattr(options, field.name) for field in fields(Asked)})
     listing = READERS[options.dataset].read(raw, own)
-    rules = Rules(
-        options.max_side, options.percentile, listing.channels, parse_views(options.views), listing.views_needed
-    )
+    views = parse_views(options.views)
+    sizes = (options.max_side, options.percentile, listing.channels)
+    rules = Rules(*sizes, views, listing.views_needed, options.eight_bit_lut)
     listing = _choose(listing, options, rules, str(listing.lists[-1] if listing.lists else raw[0]))
     command = options.command(key)
     finished = find_finished_images(out, command, listing)
@@ -230,6 +231,7 @@ def _prepare(
     write_atomic(pairs, to_parquet(found.table))
     files |= {"rejects.parquet": rejects, "duplicates.parquet": pairs}
     manifest = _describe(listing, images, options, rules, split, found, frame, counts)
+    tell_eight_bits(images.counts, "--eight-bit-lut true applies it")
     tell_result(manifest, found)
     return run.publish(
         files,
@@ -294,6 +296,7 @@ def _describe(
             "kind": "images",
             "max_side": rules.max_side,
             "percentile": rules.percentile,
+            "eight_bit_lut": rules.eight_bit_lut,
             "channels": rules.channels,
             "views": list(rules.views) if rules.views is not None else None,
         },

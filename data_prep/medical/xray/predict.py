@@ -17,6 +17,7 @@ from data_prep.medical.xray.encode import Rules
 from data_prep.medical.xray.engine import PAYLOAD, TOOLS, find_finished_images, image_files, read_images, say
 from data_prep.medical.xray.find import check_raw, find_images, unique_names
 from data_prep.medical.xray.records import Item, Listing
+from data_prep.medical.xray.telling import tell_eight_bits
 
 PREDICT = "predict"
 
@@ -44,7 +45,8 @@ def make_images(
     items = tuple(Item(name, path) for path, name in zip(files, unique_names(files, raw), strict=True))
     listing = Listing(items, licence=manifest["licence"], channels=saved["channels"])
     views = tuple(saved["views"]) if saved["views"] is not None else None
-    rules = Rules(saved["max_side"], saved["percentile"], saved["channels"], views)
+    eight_bit_lut = bool(saved.get("eight_bit_lut", False))
+    rules = Rules(saved["max_side"], saved["percentile"], saved["channels"], views, eight_bit_lut=eight_bit_lut)
     command = {"dataset": manifest["name"], "apply": sha256_file(preparation / NAME)}
     finished = find_finished_images(out, command, listing)
     if finished is not None:
@@ -65,6 +67,7 @@ def _apply(
     check_rejects(table, total, max_rejects, rejects)
     if images.counts["other_views"]:
         say(f"{images.counts['other_views']:,} images are of other views than the model knows: they get no row")
+    tell_eight_bits(images.counts, "the training images were prepared in the same way")
     if not len(images.frame):
         raise PrepError(
             f"{listing.items[0].path}: no image is left of {total:,}: all are of other views than the preparation's; "

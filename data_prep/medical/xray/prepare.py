@@ -42,6 +42,7 @@ def prepare(
     masks: Path | None = None,
     max_side: int = 1024,
     percentile: float = 0.0,
+    eight_bit_lut: bool = False,
     ratios: tuple[float, float, float] | None = None,
     valid_share: float | None = None,
     seed: int = 0,
@@ -81,6 +82,8 @@ def prepare(
         max_side: longest side of a prepared image in pixels; larger images are shrunk.
         percentile: per cent of the pixels of DICOM and 16-bit images that are clipped at either end; 0 stretches from
             minimum to maximum, 0.5 is usual where borders or metal are.
+        eight_bit_lut: apply window, LUT and padding of the header to DICOM images of 8 bits, too, which are else taken
+            as they are stored.
         ratios: shares of patients in train, valid, test where the data have no split; 0.8, 0.1, 0.1.
         valid_share: share of the training patients that become the validation split where the data have a test split
             only; 0.1.
@@ -120,6 +123,7 @@ def prepare(
         masks=masks,
         max_side=max_side,
         percentile=percentile,
+        eight_bit_lut=eight_bit_lut,
         ratios=ratios,
         valid_share=valid_share,
         seed=seed,

@@ -13,6 +13,7 @@ from data_prep.common.splits import SPLITS
 from data_prep.medical.xray.card import confounding
 from data_prep.medical.xray.duplicates import Duplicates, tell
 from data_prep.medical.xray.engine import say
+from data_prep.medical.xray.luts import EIGHT_BITS, NOT_APPLIED
 from data_prep.medical.xray.records import Listing
 
 FEWEST_PATIENTS = 3  # of a class: one for each split
@@ -77,6 +78,19 @@ def group_note(listing: Listing, shared: int) -> str:
     else:
         more = begin + "each is taken for one patient; --patients-per-source true takes it for one patient of each"
     return "; ".join(part for part in (listing.group_note, more if shared else "") if part)
+
+
+def tell_eight_bits(counts: Mapping[str, Any], hint: str) -> None:
+    """Say in how many DICOM images of 8 bits tags that matter were left out.
+
+    Args:
+        counts: of the images, with `header_remarks`.
+        hint: what to know about it.
+    """
+    for remark, files in counts["header_remarks"].items():
+        if remark.startswith(EIGHT_BITS):
+            more = f"; {hint}" if remark.endswith(NOT_APPLIED) else ""
+            say(f"{remark} in {files:,} file{'s' * (files != 1)}{more}")
 
 
 def tell_result(manifest: Mapping[str, Any], found: Duplicates) -> None:

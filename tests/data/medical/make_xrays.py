@@ -64,7 +64,7 @@ def chest(seed: int = 0, size: int = 64, bits: int = 12) -> np.ndarray:
 
 def stretched(values: np.ndarray) -> np.ndarray:
     """Minimum to 0, maximum to 255: what a reader makes of values, inverted or not."""
-    unit = (values.astype(np.float64) - values.min()) / (int(values.max()) - int(values.min()))
+    unit = (values.astype(np.float64) - values.min()) / (float(values.max()) - float(values.min()))
     return np.floor(unit * 255 + 0.5).astype(np.uint8)
 
 

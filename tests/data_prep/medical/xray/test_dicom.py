@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.pixels.decoders import JPEGLosslessSV1Decoder
+from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
 from pydicom.uid import UID, JPEGBaseline8Bit, JPEGLosslessSV1
 
@@ -71,6 +73,74 @@ def test_eight_bits_are_taken_as_they_are(path: Path) -> None:
     found = read_dicom(dicom(path, values, WindowCenter=40, WindowWidth=10, RescaleSlope=3, RescaleIntercept=1))
     assert np.array_equal(found.pixels, values)
     assert np.array_equal(read_dicom(path, percentile=0.001).pixels, stretched(values))
+
+
+@pytest.mark.parametrize(
+    ("header", "unused"),
+    [
+        ({"WindowCenter": 100, "WindowWidth": 60}, ["window"]),
+        ({"WindowCenter": 300, "WindowWidth": 180, "RescaleSlope": 3, "RescaleIntercept": 1}, ["window"]),
+        ({"WindowCenter": -100, "WindowWidth": 60, "RescaleSlope": -1, "RescaleIntercept": 0}, ["window"]),
+        ({"WindowCenter": 100, "WindowWidth": 60, "VOILUTFunction": "SIGMOID"}, ["window"]),
+        ({"WindowCenter": 128, "WindowWidth": 256, "RescaleSlope": 1, "RescaleIntercept": 0}, []),
+        ({"WindowCenter": 900, "WindowWidth": 10}, []),  # leaves nothing to see
+        ({"RescaleSlope": 2, "RescaleIntercept": -5}, []),  # a stretch
+    ],
+    ids=["window", "after a rescale", "after an inversion", "sigmoid", "whole range", "beside", "stretch"],
+)
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_windows_of_eight_bits_are_remarked_upon_and_applied_on_request(
+    path: Path, header: dict[str, object], unused: list[str], photometric: str
+) -> None:
+    values = chest(bits=8)
+    file = dicom(path, values, **header, PhotometricInterpretation=photometric)
+    plain, asked = read_dicom(file), read_dicom(file, eight_bit_lut=True)
+    told = [remark for remark in plain.remarks if remark.endswith("not applied")]
+    assert told == [f"8 bits: {name} not applied" for name in unused]
+    inverted = (photometric == "MONOCHROME1") != (header.get("RescaleSlope", 1) < 0)
+    assert np.array_equal(plain.pixels, 255 - values if inverted else values)
+    assert not any("not applied" in remark for remark in asked.remarks)
+    if unused:
+        found = dcmread(file)
+        wanted = apply_voi_lut(apply_modality_lut(values, found), found)
+        # under a negative slope pydicom's window gives its darkest value to the largest one
+        wanted = stretched(-wanted if header.get("RescaleSlope", 1) < 0 else wanted)
+        wanted = 255 - wanted if photometric == "MONOCHROME1" else wanted
+        assert np.abs(asked.pixels.astype(int) - wanted).max() <= 1
+    else:
+        assert np.array_equal(asked.pixels, plain.pixels)
+
+
+def test_a_falling_rescale_of_eight_bits_is_an_inversion(path: Path) -> None:
+    values = chest(bits=8)
+    header = {"RescaleSlope": -1, "RescaleIntercept": 255}
+    found = read_dicom(dicom(path, values, **header))
+    assert np.array_equal(found.pixels, apply_modality_lut(values, dcmread(path)))
+    assert found.remarks == ("8 bits: inverted by the rescale slope",)
+    twice = read_dicom(dicom(path, values, **header, PhotometricInterpretation="MONOCHROME1"))
+    assert np.array_equal(twice.pixels, values)
+
+
+def test_tables_and_padding_of_eight_bits(path: Path) -> None:
+    table = Dataset()
+    curve = (np.linspace(1, 0, 256) ** 2 * 255).astype(np.uint16)
+    table.LUTDescriptor, table.LUTData, table.ModalityLUTType = [256, 0, 16], curve.tolist(), "US"
+    for name in ("LUTDescriptor", "LUTData"):
+        table[name].VR = "US"
+    values = chest(bits=8)
+    for name, tag in (("VOI LUT", "VOILUTSequence"), ("modality LUT", "ModalityLUTSequence")):
+        file = dicom(path, values, **{tag: Sequence([table])})
+        assert read_dicom(file).remarks == (f"8 bits: {name} not applied",)
+        assert np.array_equal(read_dicom(file).pixels, values)
+        asked = read_dicom(file, eight_bit_lut=True)
+        assert np.array_equal(asked.pixels, stretched(curve[values])) and asked.remarks == ()
+    values = np.maximum(values, 20)
+    values[:, :9] = 0
+    assert read_dicom(dicom(path, values, PixelPaddingValue=0)).remarks == ()  # black already
+    file = dicom(path, values, PixelPaddingValue=0, PhotometricInterpretation="MONOCHROME1")
+    assert read_dicom(file).remarks == ("8 bits: padding not applied",)
+    asked = read_dicom(file, eight_bit_lut=True).pixels.astype(int)
+    assert (asked[:, :9] == 0).all() and np.abs(asked[:, 9:] - (255 - stretched(values[:, 9:]))).max() <= 1
 
 
 def test_eight_bits_in_sixteen_are_stretched(path: Path) -> None:
@@ -141,6 +211,14 @@ def test_window_and_rescale_are_applied(path: Path) -> None:
     wanted = np.floor(np.clip((values * 2.0 - 1000 - 2999.5) / 1999 + 0.5, 0, 1) * 255 + 0.5)
     assert np.abs(found - wanted).max() <= 1
     assert (found == 0).any() and (found == 255).any()
+
+
+def test_a_window_keeps_the_order_under_a_falling_rescale(path: Path) -> None:
+    values = chest(3)
+    header = {"RescaleSlope": -1, "RescaleIntercept": 4095, "WindowCenter": 2000, "WindowWidth": 1500}
+    found = read_dicom(dicom(path, values, 12, **header)).pixels
+    wanted = np.floor(np.clip((4095.0 - values - 1999.5) / 1499 + 0.5, 0, 1) * 255 + 0.5)
+    assert np.abs(found - wanted).max() <= 1 and found[values.argmin() // 64, values.argmin() % 64] == 255
 
 
 def test_lut_tables_are_applied(path: Path) -> None:

@@ -225,6 +225,26 @@ def test_percentiles_reach_the_images(tmp_path: Path) -> None:
     assert np.quantile(plain, 0.99) < 70 and np.quantile(clipped, 0.99) > 240
 
 
+def test_windows_of_eight_bits_are_counted_told_and_applied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(4):
+        window = {"WindowCenter": 100, "WindowWidth": 60} if number < 3 else {}
+        dicom(tmp_path / "raw" / "ab"[number % 2] / f"{number}.dcm", chest(number, bits=8), **window)
+    card = run("images", tmp_path / "raw", tmp_path / "out", ratios=(1, 0, 0))
+    assert card["counts"]["header_remarks"] == {"8 bits: window not applied": 3}
+    said = capsys.readouterr().err
+    assert said.count("8 bits: window not applied in 3 files; --eight-bit-lut true applies it") == 1
+    run("images", tmp_path / "raw", tmp_path / "lut", ratios=(1, 0, 0), eight_bit_lut=True)
+    assert "8 bits" not in capsys.readouterr().err
+    # new images are treated as those of the training data
+    for name in ("out", "lut"):
+        options = {"executor": "serial", "progress": False}
+        apply_images(tmp_path / name, tmp_path / "raw", tmp_path / f"{name}-new", **options)
+        new = index(tmp_path / f"{name}-new", "predict").filter(pl.col("name") == "0.dcm")["image"].item()
+        pixels = cv2.imread(str(tmp_path / f"{name}-new" / new), cv2.IMREAD_UNCHANGED)
+        assert np.array_equal(pixels, image(tmp_path / name, "0.dcm"))
+        assert (pixels == 0).mean() > 0.1 if name == "lut" else np.array_equal(pixels, chest(0, bits=8))
+
+
 def test_finished_work_is_found_and_other_files_are_refused(prepared: Path, planted: Planted, tmp_path: Path) -> None:
     options = {"table": planted.table, "masks": planted.masks, "positive": "opacity"}
     before = tree(prepared)
