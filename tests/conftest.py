@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,6 +15,10 @@ from data_prep.ctr.planted import write_planted_log
 from data_prep.ctr.prepare import prepare
 from data_prep.seqrec.planted import write_planted_log as write_planted_interactions
 from data_prep.seqrec.prepare import prepare as prepare_interactions
+
+if TYPE_CHECKING:
+    from data_prep.medical.wsi.bags.planted import Planted
+    from data_prep.medical.xray.planted import Planted as PlantedImages
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -64,6 +69,44 @@ def sequences(interactions: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     out = tmp_path_factory.mktemp("sequences") / "log"
     columns = {"user": "user", "item": "item", "time": "time"}
     prepare_interactions("generic", interactions, out, **columns, executor="serial", progress=False)
+    return out
+
+
+@pytest.fixture(scope="session")
+def planted_bags(tmp_path_factory: pytest.TempPathFactory) -> Planted:
+    """Features (dim 16, 32 to 80 patches) of some 80 slides of 40 patients, every second one with a lesion."""
+    from data_prep.medical.wsi.bags.planted import write_planted_bags  # needs what the extra `medical` installs
+
+    return write_planted_bags(tmp_path_factory.mktemp("planted_bags"), patients=40, dim=16, side=10, share=0.15, seed=1)
+
+
+@pytest.fixture(scope="session")
+def bags(planted_bags: Planted, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same slides, prepared: 60 % train."""
+    from data_prep.medical.wsi.bags.bags import prepare as prepare_bags
+
+    out = tmp_path_factory.mktemp("bags") / "slides"
+    options = {"table": planted_bags.table, "ratios": (0.6, 0.2, 0.2), "executor": "serial", "progress": False}
+    prepare_bags("bags", planted_bags.features, out, **options)
+    return out
+
+
+@pytest.fixture(scope="session")
+def planted_xrays(tmp_path_factory: pytest.TempPathFactory) -> PlantedImages:
+    """Chest X-rays (40 x 40, DICOM and PNG) of 40 patients of two sources, some with opacities, and lung masks."""
+    from data_prep.medical.xray.planted import write_planted_xrays
+
+    return write_planted_xrays(tmp_path_factory.mktemp("planted_xrays"), patients=40, size=40, seed=1)
+
+
+@pytest.fixture(scope="session")
+def xrays(planted_xrays: PlantedImages, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same images, prepared: 60 % train."""
+    from data_prep.medical.xray.prepare import prepare as prepare_images
+
+    out = tmp_path_factory.mktemp("xrays") / "images"
+    options = {"table": planted_xrays.table, "masks": planted_xrays.masks, "ratios": (0.6, 0.2, 0.2)}
+    prepare_images("images", planted_xrays.images, out, **options, executor="serial", progress=False)
     return out
 
 

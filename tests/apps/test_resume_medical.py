@@ -1,0 +1,177 @@
+"""Training on slides and X-rays that is stopped and continued, or done by two processes, is the training of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import polars as pl
+import pytest
+import torch
+from torch import nn
+
+from domains.common.callbacks import LastCheckpoint
+from domains.common.files import read_checkpoint, read_tensors
+from tests.apps.helpers import TWO_PROCESSES, assert_same_weights, losses
+from tests.apps.medical_helpers import fit, fit_words, here, refusal
+from tests.apps.several import still
+from tests.conftest import ROOT
+
+# these run inside this process; what libraries warn of there is no matter of these tests
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+EPOCHS = ("--trainer.max_epochs", "2")
+# everything that is drawn at random: dropout and masking, instances, augmentation, the order of classes
+RUNS = {
+    "gated": ("acmil", ("--model.max_instances", "40", "--model.standardize", "true")),
+    "multi-head": ("acmil", ("--model.branch_attention", "multi_head", "--model.dropout", "0.3", "--ema", "0.9")),
+    "images": ("medusa", ("--data.masks", "true", "--model.segmentation", "0.2", "--data.balanced", "true")),
+    "lungs": ("medusa-body", ("--model.warmup", "1")),
+}
+# a limit of steps is the end of a cosine: a run that is to go on behind it has a constant rate
+CONSTANT = ("--model.lr", "0.001", "--model.min_lr", "0.001", "--model.warmup", "0")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Sums in the same order in every run, as under OMP_NUM_THREADS=1."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def roots(bags, xrays):
+    return {"acmil": bags, "medusa": xrays, "medusa-body": xrays}
+
+
+class KilledError(BaseException):
+    """Ends a run where it is, like a kill."""
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_killed_in_mid_epoch_equals_uninterrupted(name, roots, tmp_path, monkeypatch):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    system, options = RUNS[name]
+    fit(system, roots[system], whole, *options, *EPOCHS)
+    write = LastCheckpoint._write
+
+    def write_and_die(self, trainer):
+        write(self, trainer)
+        raise KilledError
+
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(LastCheckpoint, "_write", write_and_die)
+        fit(system, roots[system], parts, *options, *EPOCHS, "--save_every", "3")
+    last = parts / "checkpoints" / "last.ckpt"
+    stopped, steps = read_checkpoint(last)["global_step"], losses(whole)
+    assert stopped == 3 < len(steps) // 2
+    shutil.rmtree(parts / "log")
+    fit(system, roots[system], parts, *options, *EPOCHS, "--ckpt_path", last)
+    assert losses(parts) == {step: loss for step, loss in steps.items() if step >= stopped}
+    assert_same_weights(whole, parts)
+
+
+@pytest.mark.parametrize("name", ["gated", "images"])
+def test_stopped_by_a_limit_and_continued_step_by_step_equals_uninterrupted(name, roots, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    system, options = RUNS[name]
+    options += (*CONSTANT, *EPOCHS)
+    options += ("--model.body_lr", "1", "--data.balanced", "false") if system == "medusa" else ()
+    fit(system, roots[system], whole, *options)
+    steps = len(losses(whole))
+    start = ()
+    for limit in (1, 2, steps // 2 - 1, steps // 2 + 2, steps):  # inside, and across the border of the epochs
+        fit(system, roots[system], parts, *options, *start, "--trainer.max_steps", limit)
+        start = ("--ckpt_path", parts / "checkpoints" / "last.ckpt")
+    assert losses(whole) == losses(parts)
+    assert_same_weights(whole, parts)
+
+
+def test_another_order_inside_an_epoch_is_refused(xrays, tmp_path):
+    fit("medusa", xrays, tmp_path, "--trainer.max_steps", "2")
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    said = refusal("fit", *fit_words("medusa", xrays, tmp_path, "--ckpt_path", last, "--data.balanced", "true"))
+    assert "data.balanced=False, now it is True" in said
+
+
+def leaves_one(root):
+    """A batch size for which the last batch of training has one row."""
+    rows = json.loads((root / "dataset.json").read_text())["splits"]["train"]["rows"]
+    return ("--data.batch_size", min(size for size in range(4, rows) if rows % size == 1))
+
+
+class TestTwoProcesses:
+    """One pair of processes does everything: each start takes seconds."""
+
+    BAGS = ("--model.max_instances", "40", "--model.standardize", "true", "--model.class_weights", "[1.0, 2.0]")
+    IMAGES = ("--data.masks", "true", "--model.segmentation", "0.2", "--trainer.gradient_clip_val", "0.5")
+    IMAGES += ("--model.lr", "0.00001")  # a deep network multiplies the rounding that differs by its steps
+
+    @pytest.fixture(scope="class")
+    def runs(self, bags, xrays, tmp_path_factory):
+        """Folder with the same runs of two processes (`two`) and of one (`one`)."""
+        folder = tmp_path_factory.mktemp("processes")
+        words = ["still"]
+        for name, (system, root, options) in self.trainings(bags, xrays).items():
+            run = folder / "two" / name
+            words += ["medical", "fit", *fit_words(system, root, run, *options, *TWO_PROCESSES), "then"]
+        for name in ("bags", "single"):
+            words += ["medical", "test", "--run", folder / "two" / name, "then"]
+        words += ["medical", "predict", "--run", folder / "two" / "images"]
+        command = [sys.executable, "-m", "tests.apps.several", *map(str, words)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=folder, env=environment, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "sync_dist" not in done.stderr
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(nn.BatchNorm2d, "forward", still)
+            for name, (system, root, options) in self.trainings(bags, xrays).items():
+                fit(system, root, folder / "one" / name, *options)
+        return folder
+
+    def trainings(self, bags, xrays):
+        """Name -> system, data, options; the last batch has one row, so that one process has none."""
+        once, some, images = ("--trainer.max_epochs", "1"), leaves_one(bags), leaves_one(xrays)
+        return {
+            "bags": ("acmil", bags, (*self.BAGS, *EPOCHS, "--model.masked_top", "0", *some)),
+            "single": ("pooling", bags, (*once, "--data.batch_size", "1")),
+            "images": ("medusa", xrays, (*self.IMAGES, *once, *images)),
+            "lungs": ("medusa-body", xrays, (*EPOCHS, *images)),
+        }
+
+    @pytest.mark.parametrize("name", ["bags", "single", "images", "lungs"])
+    def test_two_processes_equal_one(self, runs, name):
+        a, b = (losses(runs / count / name) for count in ("one", "two"))
+        assert a.keys() == b.keys()
+        assert max(abs(a[step] - b[step]) for step in a) < 1e-5
+        ours, theirs = (read_tensors(runs / count / name / "model" / "model.safetensors") for count in ("one", "two"))
+        assert ours.keys() == theirs.keys()
+        # on the whole: where a gradient is nothing but rounding (the bias of a softmax), Adam makes whole steps of it
+        gaps = torch.cat([(theirs[name] - tensor).double().abs().flatten() for name, tensor in ours.items()])
+        assert gaps.mean() < 1e-6
+
+    @pytest.mark.parametrize("name", ["bags", "single"])
+    def test_testing_in_two_processes_equals_one(self, runs, name, tmp_path):
+        two = runs / "two" / name
+        shutil.copytree(two, tmp_path / "run")
+        alone = ("--trainer.devices", "1", "--trainer.strategy", "auto")
+        assert here("test", "--run", tmp_path / "run", *alone) == 0
+        tables = [pl.read_parquet(run / "predictions.parquet") for run in (two, tmp_path / "run")]
+        assert tables[0].drop("probability_0", "probability_1").equals(tables[1].drop("probability_0", "probability_1"))
+        assert (tables[0]["probability_1"] - tables[1]["probability_1"]).abs().max() < 1e-6
+        for slide in tables[0]["name"]:
+            one, other = (pl.read_parquet(run / "attention" / f"{slide}.parquet") for run in (two, tmp_path / "run"))
+            assert one.select("x", "y").equals(other.select("x", "y"))
+            assert (one["attention"] - other["attention"]).abs().max() < 1e-6
+
+    def test_predicting_in_two_processes(self, runs, xrays):
+        names = pl.read_parquet(xrays / "test" / "part-00000.parquet")["name"]
+        table = pl.read_parquet(runs / "two" / "images" / "predict" / "predictions.parquet")
+        assert table["name"].equals(names)
