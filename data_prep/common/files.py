@@ -10,13 +10,14 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from data_prep.common.errors import DatasetNotFoundError, DiskFullError, PrepError
 
 BLOCK = 1 << 20  # bytes per read
+_TEMPORARY = re.compile(r"\.(.+)\.\d+\.tmp")  # see `temporary_of`
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Libraries written in Rust or C++ raise errors of their own, and keep the system's only in the text.
 _FULL_TEXT = re.compile(rf"No space left on device|\b(os error|errno:?) ({'|'.join(map(str, _FULL))})\b", re.IGNORECASE)
@@ -49,6 +50,40 @@ def canonical_json(value: Any) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
+def temporary_of(path: Path) -> Path:
+    """Where a file is written before it gets its name: beside it; the process id keeps two shards apart."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def stale_temporaries(folder: Path, names: Collection[str]) -> list[Path]:
+    """Temporaries in a folder, of the files of these names; those of a killed process stay for ever.
+
+    Args:
+        folder: to look into.
+        names: of finished files.
+    """
+    matches = ((_TEMPORARY.fullmatch(path.name), path) for path in folder.iterdir())
+    return sorted(path for match, path in matches if match and match[1] in names and path.is_file())
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for output, and those above it.
+
+    Raises:
+        DiskFullError: no space is left.
+        PrepError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in _FULL:
+            with translate_os_errors(path):
+                raise
+        in_the_way = isinstance(error, FileExistsError | NotADirectoryError)
+        why = "there is a file of this name, or of a folder above it" if in_the_way else error.strerror or str(error)
+        raise PrepError(f"{path}: this folder cannot be made ({why}); choose one that you may write to") from error
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file so that other processes see all of it or nothing, also after a power cut.
 
@@ -59,8 +94,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises:
         DiskFullError: no space is left.
     """
-    # The process id keeps two shards from sharing a temporary name.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_of(path)
     with translate_os_errors(path):
         try:
             with temporary.open("wb") as stream:
@@ -79,7 +113,7 @@ def link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        temporary = temporary_of(target)
         shutil.copyfile(source, temporary)
         temporary.replace(target)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import polars as pl
 
 from data_prep.common.errors import RejectsExceededError
-from data_prep.common.files import translate_os_errors
+from data_prep.common.files import translate_os_errors, write_atomic
 
 SCHEMA = {
     "source": pl.String,  # file name
@@ -52,17 +52,20 @@ def check_rejects(rejects: pl.DataFrame, total: int, max_rejects: float, left_at
         left_at: where the table of rejects is left for reading.
 
     Raises:
-        RejectsExceededError: naming the commonest reason and the first place.
+        RejectsExceededError: naming the commonest reason and the first place, and a CSV file beside `left_at`, which
+            people open more easily.
     """
     if rejects.height <= max_rejects * total:
         return
+    readable = left_at.with_suffix(".csv")
+    write_atomic(readable, rejects.write_csv().encode())
     reason, count = rejects.group_by("reason").len().sort(["len", "reason"], descending=[True, False]).row(0)
     first = rejects.filter(pl.col("reason") == reason).row(0, named=True)
     where = f" field {first['field']}" if first["field"] else ""
     raise RejectsExceededError(
         f"{first['source']}: record {first['record']}{where}: {reason}; {rejects.height:,} of {total:,} records "
         f"are unusable ({count:,} for this reason), more than max_rejects {max_rejects:.2%}; "
-        f"all of them are listed in {left_at}; correct the file or raise max_rejects"
+        f"all of them are listed in {readable}; correct the file or raise max_rejects"
     )
 
 

@@ -19,7 +19,14 @@ from typing import Any
 
 from data_prep.common.errors import BusyError, ConfigError
 from data_prep.common.executors import Executor, open_executor
-from data_prep.common.files import canonical_json, sha256_file, translate_os_errors, write_atomic
+from data_prep.common.files import (
+    canonical_json,
+    make_folder,
+    sha256_file,
+    stale_temporaries,
+    translate_os_errors,
+    write_atomic,
+)
 from data_prep.common.lock import own
 from data_prep.common.manifest import NAME, read_manifest, tool_version
 from data_prep.common.mapping import Done, Shard, Task, run_stage
@@ -80,17 +87,21 @@ class Run:
             manifest: content of `dataset.json`.
         """
         if self.shard is None:
-            publish(self.out, files, manifest, self.payload, self.scratch)
+            self._publish(files, manifest)
             return read_manifest(self.out)
         try:
             with own(self.out, self.scratch / "publish.lock"):
                 if (self.out / NAME).exists():  # another shard has published; its files are not to be touched
                     shutil.rmtree(self.scratch, ignore_errors=True)
                     return read_manifest(self.out)
-                publish(self.out, files, manifest, self.payload, self.scratch)
+                self._publish(files, manifest)
         except BusyError:
             return manifest  # another shard is publishing the same
         return read_manifest(self.out)
+
+    def _publish(self, files: Mapping[str, Path], manifest: dict[str, Any]) -> None:
+        _remove_stale(self.out, self.payload)
+        publish(self.out, files, manifest, self.payload, self.scratch)
 
 
 @contextlib.contextmanager
@@ -108,17 +119,28 @@ def open_run(out: Path, fingerprint: dict[str, Any], settings: Settings, payload
         ConfigError: the folder holds something else.
     """
     scratch, names = out / WORK, frozenset(payload)
+    make_folder(out)
     with translate_os_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        strangers = sorted(path.name for path in out.iterdir() if path.name not in names | {WORK, NAME})
+        # Temporaries may be another process's, at work here; their owner is found out below.
+        temporary = {path.name for path in stale_temporaries(out, names | {NAME})}
+        strangers = sorted(path.name for path in out.iterdir() if path.name not in names | {WORK, NAME} | temporary)
     if strangers:
         raise ConfigError(
             f"{out}: holds {strangers[0]!r}, which is no prepared data; choose an empty or new output directory"
         )
     with own(out, scratch / "lock", shared=settings.shard is not None):
+        if settings.shard is None:  # other shards may be writing
+            _remove_stale(out, names)
         _match_fingerprint(scratch, canonical_json(fingerprint), settings.shard)
         with open_executor(settings.executor, settings.workers, scratch / "executor", eager=settings.eager) as opened:
             yield Run(out, scratch, opened, settings.shard, settings.progress, names)
+
+
+def _remove_stale(out: Path, names: frozenset[str]) -> None:
+    """Remove what a process left that was killed while it wrote; only for who owns the directory alone."""
+    with translate_os_errors(out):
+        for path in stale_temporaries(out, names | {NAME}):
+            path.unlink(missing_ok=True)
 
 
 def _match_fingerprint(scratch: Path, wanted: bytes, shard: Shard | None) -> None:

@@ -142,10 +142,42 @@ def test_strangers_and_owners_are_respected(tmp_path: Path, raw: Path) -> None:
         prepare_slides(raw, out)
 
 
+def test_what_a_killed_process_was_writing_is_cleaned_away(tmp_path: Path, raw: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in (".dataset.json.77.tmp", ".index.txt.78.tmp"):
+        (out / name).write_text("half")
+    with own(out, out / ".work" / "lock"), pytest.raises(BusyError):  # or of one that lives
+        prepare_slides(raw, out)
+    assert (out / ".dataset.json.77.tmp").exists()
+    prepare_slides(raw, out)
+    prepare_slides(raw, tmp_path / "whole")
+    assert tree(out) == tree(tmp_path / "whole")
+
+
+def test_a_stranger_is_no_temporary(tmp_path: Path, raw: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".thesis.tex.77.tmp").write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds '\.thesis\.tex\.77\.tmp'"):
+        prepare_slides(raw, out)
+    assert [path.name for path in out.iterdir()] == [".thesis.tex.77.tmp"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no folder that nobody can write to")
+def test_a_folder_that_cannot_be_made_is_told_as_such(tmp_path: Path, raw: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (Path("/proc/x"), tmp_path / "file", tmp_path / "file" / "out"):
+        with pytest.raises(PrepError, match=f"^{out}: this folder cannot be made"):
+            prepare_slides(raw, out)
+
+
 def test_rejects_of_all_tasks(tmp_path: Path) -> None:
     for index in range(2):
         to_frame([Reject(f"{index}.txt", 7, "", "blurred", "")]).write_parquet(tmp_path / f"{index}.parquet")
     tables = [tmp_path / "0.parquet", tmp_path / "1.parquet"]
     assert collect_rejects(tables, 10, 0.5, tmp_path / "all.parquet") == 2
-    with pytest.raises(RejectsExceededError, match=r"0\.txt: record 7: blurred; 2 of 10"):
+    with pytest.raises(RejectsExceededError, match=r"0\.txt: record 7: blurred; 2 of 10") as caught:
         collect_rejects(tables, 10, 0.1, tmp_path / "all.parquet")
+    assert f"listed in {tmp_path / 'all.csv'};" in str(caught.value)
+    assert (tmp_path / "all.csv").read_text().splitlines()[1] == '0.txt,7,"",blurred,""'

@@ -15,7 +15,14 @@ import numpy as np
 import polars as pl
 
 from data_prep.common.errors import ConfigError, ManifestError
-from data_prep.common.files import canonical_json, sha256_file, translate_os_errors, write_atomic
+from data_prep.common.files import (
+    canonical_json,
+    make_folder,
+    sha256_file,
+    stale_temporaries,
+    translate_os_errors,
+    write_atomic,
+)
 from data_prep.common.hashing import hash_numbers
 from data_prep.common.manifest import NAME, read_manifest, tool_version
 from data_prep.common.rejects import check_rejects, to_frame
@@ -36,6 +43,7 @@ from data_prep.medical.wsi.bags.split_files import clam_files
 from data_prep.medical.wsi.bags.table import SlideTable, TableOptions, check_classes, clean_slide, read_slide_table
 
 CARD, REJECTS = "split.json", "rejects.parquet"
+LEFT = frozenset({REJECTS, "rejects.csv"})  # by a run that stopped for too many rejects
 
 
 def split(
@@ -247,22 +255,24 @@ def _write(
     rejects.write_parquet(stream, compression="zstd", statistics=False)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     with translate_os_errors(out):
-        held = {path.name for path in out.iterdir()} if out.is_dir() else set()
+        stale = stale_temporaries(out, LEFT) if out.is_dir() else []
+        held = {path.name for path in out.iterdir()} - {path.name for path in stale} if out.is_dir() else set()
         if CARD in held and (out / CARD).read_bytes() == files[CARD]:
             return
-        strangers = sorted(held - {REJECTS})
+        strangers = sorted(held - LEFT)
         if strangers:
             raise ConfigError(f"{out}: holds {strangers[0]!r}, not of this division; choose an empty or new folder")
+        make_folder(out)
         if rejects.height > max_rejects * table.records:
-            out.mkdir(parents=True, exist_ok=True)
             write_atomic(out / REJECTS, stream.getvalue())
             check_rejects(rejects, table.records, max_rejects, out / REJECTS)
         try:
             shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
+            temporary.mkdir()
             for name, data in {**files, REJECTS: stream.getvalue()}.items():
                 write_atomic(temporary / name, data)
-            (out / REJECTS).unlink(missing_ok=True)
+            for path in [*(out / name for name in LEFT), *stale]:
+                path.unlink(missing_ok=True)
             temporary.rename(out)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
