@@ -158,11 +158,13 @@ def complain(card: dict[str, Any], out: Path) -> str:
     more = f"; and {len(failures) - SHOWN} more, all in slides.parquet" if len(failures) > SHOWN else ""
     # A reason of a failed slide names the file itself.
     said = [f["reason"] if f["slide"] in f["reason"] else f"{f['slide']}: {f['reason']}" for f in shown]
+    wrong = f"{len(failures)} of {total} slides have no patches: {'; '.join(said)}{more}"
+    if not card["counts"]["processed"]:
+        return f"{wrong}; nothing is left: repair these slides, or choose other options, and run again"
     done = f"{card['counts']['patches']:,} patches of the other {card['counts']['processed']:,} are in {out}"
     return (
-        f"{len(failures)} of {total} slides have no patches: {'; '.join(said)}{more}; {done}: repair or leave out "
-        "these slides, or give them options of their own (--options-table, --mpp-table), and run the same command "
-        "again; or raise --max-rejects"
+        f"{wrong}; {done}: repair or leave out these slides, or give them options of their own (--options-table, "
+        "--mpp-table), and run the same command again; or raise --max-rejects"
     )
 
 

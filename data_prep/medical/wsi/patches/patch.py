@@ -160,7 +160,10 @@ def patch(
 
 def _conclude(card: dict[str, Any], out: Path, max_rejects: float) -> dict[str, Any]:
     complaint = complain(card, out)
-    if len(card["failures"]) > max_rejects * card["counts"]["slides"]:
+    # Where nothing came out, nothing can be done with it, whatever is tolerated.
+    if complaint and (
+        not card["counts"]["processed"] or len(card["failures"]) > max_rejects * card["counts"]["slides"]
+    ):
         raise RejectsExceededError(complaint)
     if complaint:
         sys.stderr.write(complaint + "\n")

@@ -26,6 +26,7 @@ from data_prep.medical.wsi.patches.grid import Coordinates, Rules, measure_tissu
 from data_prep.medical.wsi.patches.job import Facts, Job, Wanted, answering
 from data_prep.medical.wsi.patches.picture import draw
 from data_prep.medical.wsi.patches.tissue import (
+    PRESETS,
     TOLERATED,
     Damage,
     Found,
@@ -114,9 +115,14 @@ def why_empty(job: Job, wanted: Wanted, rules: Rules, found: Found, fitting: int
             f"no tissue: nothing is more saturated than {found.threshold:g} of 255; look at the thumbnail; for pale "
             "tissue lower --sthresh or use --use-otsu true"
         )
+    largest, half = (f"{float(f'{area:.2g}'):g}" for area in (found.largest, found.largest / 2))
+    # What is a little smaller than the largest piece is mostly tissue, too.
+    advice = f"lower --a-t, as to {half}"
+    if PRESETS["biopsy"].a_t < min(settings.a_t, found.largest):
+        advice += ", or take --preset biopsy for small sections"
     return (
-        f"no piece of tissue is large enough: the largest of {found.contours:,} has {found.largest:.2f} squares of "
-        f"512 x 512 px, and a_t is {settings.a_t:g}; lower --a-t, or take --preset biopsy for small sections"
+        f"no piece of tissue is large enough: the largest of {found.contours:,} has {largest} squares of "
+        f"512 x 512 px, and a_t is {settings.a_t:g}; {advice}"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import cv2
 import h5py
@@ -13,6 +14,7 @@ import polars as pl
 import pytest
 
 from data_prep.common.errors import ConfigError, RejectsExceededError
+from data_prep.medical.wsi.patches import tissue
 from data_prep.medical.wsi.patches.coords import read_coords
 from data_prep.medical.wsi.patches.patch import patch
 from data_prep.medical.wsi.slides.reader import open_slide
@@ -202,10 +204,18 @@ class TestBadSlides:
         with pytest.raises(RejectsExceededError):
             run(bad, tmp_path / "out", max_rejects=0.5)
 
-    def test_small_sections_under_the_default_preset_are_loud(self, slides, tmp_path):
+    def test_small_sections_under_the_default_preset_are_loud(self, slides, tmp_path, monkeypatch):
         said = fail(slides / "coarse.tif", tmp_path / "out", preset="default", a_t=None, a_h=None, mthresh=None)
         assert "no piece of tissue is large enough: the largest of 2 has 0.7" in said and "a_t is 100" in said
-        assert "--preset biopsy" in said
+        # Neither preset nor number is proposed that would not help.
+        assert "--preset" not in said and "lower --a-t, as to 0.3" in said
+        proposed = float(said.partition("lower --a-t, as to ")[2].split(";")[0])
+        assert run(slides / "coarse.tif", tmp_path / "small", preset="default", a_t=proposed)["counts"]["processed"]
+        monkeypatch.setitem(tissue.PRESETS, "biopsy", replace(tissue.PRESETS["biopsy"], a_t=0.5))
+        said = fail(slides / "coarse.tif", tmp_path / "other", preset="default", a_t=None, a_h=None, mthresh=None)
+        assert "or take --preset biopsy for small sections" in said
+        said = fail(slides / "coarse.tif", tmp_path / "third", a_t=0.9)
+        assert "a_t is 0.9; lower --a-t, as to 0.3" in said
 
     def test_options_of_which_nothing_came_may_be_changed(self, slides, tmp_path):
         fail(slides, tmp_path / "out", seg_level=9)

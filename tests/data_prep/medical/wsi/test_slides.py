@@ -140,6 +140,13 @@ def test_failed_slides_are_told_with_the_reason_and_repaired(tmp_path: Path, sli
     assert rejects["excerpt"].to_list() == ["C.3"] and rejects["reason"].to_list() == ["slide without features"]
 
 
+def test_slides_without_any_patch_stop_the_command_at_once(tmp_path: Path, slides: Path, table: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(RejectsExceededError, match=r"^6 of 6 slides have no patches: .*; nothing is left: repair"):
+            run(slides, tmp_path / "out", table, a_t=99.0, max_rejects=1.0)
+    assert [path.name for path in (tmp_path / "out-work").iterdir()] == ["patches"] and not (tmp_path / "out").exists()
+
+
 def test_only_slides_of_the_table_are_read(
     tmp_path: Path, slides: Path, table: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
