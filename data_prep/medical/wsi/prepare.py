@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_prep.common.errors import ConfigError, CorruptRecordError, DatasetNotFoundError, RejectsExceededError
+from data_prep.common.extras import need
 from data_prep.common.files import sha256_file
 from data_prep.medical.wsi.bags import bags
 from data_prep.medical.wsi.bags.assign import RATIOS, VALID_SHARE
@@ -183,6 +184,7 @@ def prepare(
     given: dict[str, Any] = {**locals()}
     columns = (slide_column, patient_column, label_column, site_column, split_column)
     reading = TableOptions(*columns, patients, patient_pattern, site_pattern, label_map, tuple(classes or ()), encoding)
+    need("medical", "encoding of patches", "timm", "torchvision")  # before hours of patching
     chosen = _choose(raw, table, reading, max_rejects)
     folder = work if work is not None else out.with_name(f"{out.name}-work")
     options = {name: given[name] for name in (*_RUNNING, *_PATCHING)}

@@ -15,6 +15,7 @@ from typing import Any
 
 from data_prep.common.errors import ConfigError, PrepError
 from data_prep.common.executors import default_workers
+from data_prep.common.extras import need
 from data_prep.common.files import sha256_file
 from data_prep.common.manifest import NAME, read_manifest, tool_version
 from data_prep.common.mapping import Shard
@@ -102,6 +103,7 @@ def features(
     Raises:
         PrepError: one line that names the file, what is wrong and what to do.
     """
+    need("medical", "encoding of patches", "timm", "torchvision")
     spec = EncoderSpec(
         *(encoder, weights, seed, json.dumps(encoder_args or {}, sort_keys=True), image_size, normalisation),
         *(_numbers(mean), _numbers(std), precision),
