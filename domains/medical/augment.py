@@ -88,6 +88,8 @@ class DrawnChanges:
         Shape:
             (B, C, H, W) float32 of any size -> same.
         """
+        if not len(images):  # a process may have no row of the last batch, of which no grid can be made
+            return images
         grid = F.affine_grid(self.backward_map().to(images), list(images.shape), align_corners=False)
         return F.grid_sample(images, grid, mode=mode, padding_mode="zeros", align_corners=False)
 

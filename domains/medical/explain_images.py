@@ -58,6 +58,7 @@ def explain_images(module: HeptadModule, data: ImageData, directory: Path, rows:
     Raises:
         ConfigError: the module is of another kind.
     """
+    data.take_sides(module)
     module.eval()
     if isinstance(module, MEDUSABodyModule):
         return _explain_lungs(module, data, rows)

@@ -19,6 +19,7 @@ from domains.medical.images import ViewReader, z_scores
 from domains.medical.sampling import BalancedSampling
 
 INDEX = ("row", "name", "patient", "image")
+SIDES = {"side": 480, "gray_side": 256}  # where no network tells its own
 
 
 class ImageData(HeptadData):
@@ -33,14 +34,14 @@ class ImageData(HeptadData):
         root: prepared directory.
         batch_size: images of a global batch over all processes.
         seed: seed of the order and of the augmentation.
-        side: of the view for the classification network, pixels.
-        gray_side: of the view for the body.
+        side: of the view for the classification network, pixels; default the network's own (480, `medusa_tiny` 28).
+        gray_side: of the view for the body; default the network's own (256, `medusa_tiny` 28).
         channels: 1 for grey, 3 for RGB; default as the images were prepared.
         balanced: batches with as many images of each class; an epoch is then a pass over the first class.
         augment: change training images at random.
         augmentation: by how much.
         masks: read lung masks where there are some.
-        cache_mb: megabytes that the decoded views of a split may take to be kept in memory.
+        cache_mb: mebibytes that the decoded views of a split may take to be kept in memory.
         workers: threads that read and decode ahead of the model.
         drop_last: leave the incomplete last batch of an epoch out.
         predict_root: directory of newly prepared images to predict; default the test split of `root`.
@@ -57,8 +58,8 @@ class ImageData(HeptadData):
         root: str,
         batch_size: int = 16,
         seed: int = 0,
-        side: int = 480,
-        gray_side: int = 256,
+        side: int | None = None,
+        gray_side: int | None = None,
         channels: int | None = None,
         balanced: bool = False,
         augment: bool = True,
@@ -71,7 +72,7 @@ class ImageData(HeptadData):
     ) -> None:
         super().__init__(root, batch_size, seed, POOL, drop_last=drop_last, workers=workers)
         for name, value in {"side": side, "gray_side": gray_side}.items():
-            if value < 1:
+            if value is not None and value < 1:
                 raise ConfigError(f"data.{name} is {value}; it must be at least 1 pixel")
         if channels not in (None, 1, 3):
             raise ConfigError(f"data.channels is {channels}; images are grey (1) or RGB (3)")
@@ -87,6 +88,19 @@ class ImageData(HeptadData):
         self.predict_root = None if predict_root is None else Path(predict_root)
         self._readers: dict[str, ViewReader] = {}
 
+    def setup(self, stage: str) -> None:
+        """Leave sides that were not given to the network that is trained or used."""
+        del stage
+        if self.trainer is not None:
+            self.take_sides(self.trainer.lightning_module)
+
+    def take_sides(self, module: Any) -> None:
+        """Take the sides that were not given from the network of a module."""
+        net = getattr(module, "net", None)
+        for name in SIDES:
+            if getattr(self, name) is None and hasattr(net, name):
+                setattr(self, name, getattr(net, name))
+
     def index(self, split: str) -> tuple[Path, pl.DataFrame]:
         """Directory and rows of a split; `predict` is `predict_root`, or else the test split."""
         if split == "predict" and self.predict_root is not None:
@@ -100,7 +114,12 @@ class ImageData(HeptadData):
         if split not in self._readers:
             store = IndexStore(*self.index(split))
             self._readers[split] = ViewReader(
-                store, self.channels, self.side, self.gray_side, masks=self.masks, cache_mb=self.cache_mb
+                store,
+                self.channels,
+                self.side or SIDES["side"],
+                self.gray_side or SIDES["gray_side"],
+                masks=self.masks,
+                cache_mb=self.cache_mb,
             )
         return self._readers[split].store
 
@@ -157,49 +176,16 @@ class LungData(ImageData):
 
     Args:
         root: prepared directory.
-        batch_size: images of a global batch over all processes.
-        seed: seed of the order and of the augmentation.
         gray_side: of the view and of the mask, pixels.
-        augment: change training images at random.
-        augmentation: by how much.
-        cache_mb: megabytes that the decoded views of a split may take to be kept in memory.
-        workers: threads that read and decode ahead of the model.
-        drop_last: leave the incomplete last batch of an epoch out.
-        predict_root: directory of newly prepared images to predict; default the test split of `root`.
+        **options: other options of `ImageData`.
 
     Raises:
         PreparedDataError: the directory is missing, incomplete, of another kind, or has no masks.
         ConfigError: an option is out of range.
     """
 
-    def __init__(
-        self,
-        root: str,
-        batch_size: int = 16,
-        seed: int = 0,
-        gray_side: int = 256,
-        augment: bool = True,
-        augmentation: Augmentation = Augmentation(),  # noqa: B008 (it is frozen)
-        cache_mb: int = 1024,
-        workers: int = 2,
-        drop_last: bool = False,
-        predict_root: str | None = None,
-    ) -> None:
-        super().__init__(
-            root,
-            batch_size,
-            seed,
-            side=gray_side,
-            gray_side=gray_side,
-            channels=1,
-            augment=augment,
-            augmentation=augmentation,
-            masks=True,
-            cache_mb=cache_mb,
-            workers=workers,
-            drop_last=drop_last,
-            predict_root=predict_root,
-        )
+    def __init__(self, root: str, gray_side: int = 256, **options: Any) -> None:
+        super().__init__(root, side=gray_side, gray_side=gray_side, channels=1, balanced=False, masks=True, **options)
 
     def index(self, split: str) -> tuple[Path, pl.DataFrame]:
         """Rows with a mask; for `predict` all rows of `predict_root`."""

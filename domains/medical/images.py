@@ -80,7 +80,7 @@ class ViewReader:
         side: of this view.
         gray_side: of the grey view for the body.
         masks: read the lung masks, too; the column `mask` names their files, where there is one.
-        cache_mb: megabytes that the views of all rows may take to be kept.
+        cache_mb: mebibytes that the views of all rows may take to be kept.
 
     Shape:
         `read` gives image (n, channels, side, side) uint8; gray (n, 1, gray_side, gray_side) uint8 unless it equals
@@ -102,7 +102,7 @@ class ViewReader:
             if "mask" in store.frame.columns:
                 self.masks = store.frame["mask"].to_list()
         size = sum(math.prod(shape) for shape in self.shapes.values())
-        self._kept = self._empty(rows) if rows * size <= cache_mb * 1_000_000 else None
+        self._kept = self._empty(rows) if rows * size <= cache_mb << 20 else None
         self._known = np.zeros(rows, dtype=bool)
 
     def read(self, rows: Tensor) -> Batch:
@@ -120,7 +120,7 @@ class ViewReader:
                 self._known[row] = True
             result = {name: torch.from_numpy(view[places]) for name, view in views.items()}
         if "mask" in result:
-            result["has_mask"] = torch.tensor([self.masks[row] is not None for row in places])
+            result["has_mask"] = torch.tensor([self.masks[row] is not None for row in places], dtype=torch.bool)
         return result
 
     def _empty(self, rows: int) -> dict[str, Pixels]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 
 import cv2
@@ -7,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 
 from domains.common.errors import ConfigError, PreparedDataError
 from domains.common.loader import mix_seed
@@ -90,6 +92,21 @@ def test_no_change_is_no_change(root):
     assert torch.equal(changes.mask((image > 0.5).float()), (image > 0.5).float())
 
 
+@pytest.mark.parametrize("cache_mb", [0, 1024])
+def test_a_process_without_a_row_of_the_last_batch_has_empty_views(root, cache_mb):
+    data = ImageData(str(root), batch_size=6, masks=True, cache_mb=cache_mb, **SIDES)
+    loader = data.train_dataloader()
+    loader.rank, loader.world = 1, 2
+    *_, last = loader
+    assert len(last["row"]) == 0  # 37 rows: the last batch has one, which is the other process's
+    views = data.finish(last, epoch=0)
+    shapes = {"image": (0, 1, 28, 28), "gray": (0, 1, 24, 24), "mask": (0, 1, 24, 24), "has_mask": (0,)}
+    assert {name: tuple(views[name].shape) for name in shapes} == shapes
+    assert views["has_mask"].dtype == torch.bool
+    changes = DrawnChanges(Augmentation(), 0, 0, last["draw"])
+    assert changes.image(views["image"]).shape == changes.mask(views["image"]).shape == (0, 1, 28, 28)
+
+
 def test_changes_stay_within_their_ranges():
     draws = torch.arange(5000)
     changes = DrawnChanges(Augmentation(), 0, 0, draws)
@@ -155,6 +172,14 @@ def test_a_cached_split_is_read_once(root, monkeypatch):
     assert all(torch.equal(a, b["image"]) for a, b in zip(first, loader, strict=True))
 
 
+def test_views_are_kept_where_they_fit_into_mebibytes(tmp_path):
+    write_images(tmp_path, {"test": 16}, side=8)
+    for side, kept in ((256, True), (257, False)):  # 16 x 256 x 256 bytes are one mebibyte
+        data = ImageData(str(tmp_path), side=side, gray_side=side, cache_mb=1)
+        data.store("test")
+        assert (data._readers["test"]._kept is not None) == kept
+
+
 def test_damaged_truncated_and_missing_images_are_named(tmp_path):
     for damage in (lambda path: path.write_bytes(path.read_bytes()[:20]), lambda path: path.unlink()):
         write_images(tmp_path, {"test": 2})
@@ -172,6 +197,20 @@ def test_lung_data_has_the_rows_with_masks_and_says_when_there_are_none(root, tm
     write_images(tmp_path, {"train": 3})
     with pytest.raises(PreparedDataError, match="no lung masks"):
         LungData(str(tmp_path)).train_dataloader()
+
+
+def test_lung_data_takes_the_options_of_images_but_those_that_it_sets(root, tmp_path):
+    data = LungData(str(root), gray_side=24, batch_size=3, seed=5, augment=False, workers=1, drop_last=True)
+    assert (data.side, data.gray_side, data.channels, data.masks, data.balanced) == (24, 24, 1, True, False)
+    assert (data.batch_size, data.seed, data.augment, data.workers, data.drop_last) == (3, 5, False, 1, True)
+    parser = ArgumentParser()
+    parser.add_class_arguments(LungData, "data")
+    options = set(vars(parser.get_defaults()["data"]))
+    own = {"root", "batch_size", "seed", "gray_side", "augment", "augmentation", "cache_mb", "workers", "drop_last"}
+    assert options == own | {"predict_root"}
+    said = io.StringIO()
+    parser.print_help(said)
+    assert "images of a global batch over all processes" in said.getvalue()
 
 
 def test_other_kinds_are_refused(root, tmp_path):

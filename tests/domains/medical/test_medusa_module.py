@@ -20,6 +20,7 @@ from domains.medical.medusa_module import MEDUSAModule, load_backbone
 from domains.medical.segmentation import LungSegmenter, MEDUSABodyModule, lung_loss, overlaps
 from tests.domains.medical.xray_helpers import write_images
 
+VIEWS = ("image", "gray")
 TINY = {"configuration": "medusa_tiny", "side": 28, "gray_side": 28}
 
 # Lightning's use of torch's tree utilities, and its advice about warm-ups of a few steps
@@ -156,6 +157,17 @@ class TestJointTraining:
         fit.fit(net, images)
         assert fit.callback_metrics["val/auroc"] > 0.9
 
+    @pytest.mark.parametrize("given", [{}, {"gray_side": 20}])
+    def test_sides_that_are_not_given_are_those_of_the_configuration(self, root, tmp_path, given):
+        """A `medusa_tiny` of 480 pixels would take hours instead of minutes, without a word."""
+        images = ImageData(str(root), batch_size=8, workers=1, **given)
+        net = MEDUSAModule(["nothing", "disc"], images.side, images.gray_side, configuration="medusa_tiny")
+        seen = []
+        net.register_forward_pre_hook(lambda _, args: seen.append({name: args[0][name].shape[-1] for name in VIEWS}))
+        trainer(tmp_path, max_steps=1).fit(net, images)
+        wanted = {"image": 28, "gray": given.get("gray_side", 28)}
+        assert seen[0] == wanted == {"image": net.net.side, "gray": net.net.gray_side}
+
     def test_images_with_more_channels_than_the_network_are_refused(self, tmp_path):
         write_images(tmp_path, {"train": 4, "valid": 4}, channels=3)
         with pytest.raises(ConfigError, match="3 channels"):
@@ -172,6 +184,35 @@ class TestJointTraining:
         net = module()
         assert net.net(*net.example_inputs(rows=3)).shape == (3, 2)
         assert len(net.free_axes()) == len(net.example_inputs())
+
+
+class SecondOfTwo:
+    """Loaders as the second of two processes has them, whose last batch is empty where one row is left."""
+
+    def loader(self, split, *, training=False):
+        loader = super().loader(split, training=training)
+        loader.rank, loader.world = 1, 2
+        return loader
+
+
+@pytest.mark.parametrize("system", ["medusa", "medusa-body"])
+def test_a_process_without_a_row_of_the_last_batch_goes_on(tmp_path, system):
+    root = write_images(tmp_path, {"train": 9, "valid": 9, "test": 9}, masks=True)
+    if system == "medusa":
+        images = type("Data", (SecondOfTwo, ImageData), {})(str(root), side=28, gray_side=28, batch_size=8, masks=True)
+        net = module(segmentation=0.5)
+    else:
+        images = type("Data", (SecondOfTwo, LungData), {})(str(root), gray_side=28, batch_size=7)  # of 8 with masks
+        net = MEDUSABodyModule(gray_side=28, width=4, levels=3)
+    fit = trainer(tmp_path)
+    fit.fit(net, images)
+    *_, last = [images.finish(batch, epoch=0) for batch in images.train_dataloader()]
+    assert len(last["row"]) == 0 and last["has_mask"].dtype == torch.bool
+    assert fit.global_step == 2 and all(p.isfinite().all() for p in net.parameters())
+    fit.validate(net, images, verbose=False)
+    tables = fit.predict(net, images)
+    assert [len(table["row"]) for table in tables] == [len(b["row"]) for b in images.test_dataloader()]
+    assert len(tables[-1]["row"]) == 0
 
 
 class TestBody:
