@@ -6,6 +6,8 @@ import contextlib
 import io
 from pathlib import Path
 
+import polars as pl
+
 from apps import cli
 from tests.apps.helpers import QUIET
 
@@ -43,3 +45,7 @@ def refusal(command: str, *words: object) -> str:
     line = said.getvalue().strip().splitlines()[-1]
     assert line.startswith("heptad: ")
     return line
+
+
+def predictions(folder: Path) -> pl.DataFrame:
+    return pl.read_parquet(folder / "predictions.parquet")
