@@ -20,11 +20,16 @@ lint: $(VENV)/.installed  ## linter, formatter, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed  ## timings of this checkout; peers join with PEER_PYTHON=...
+bench: $(VENV)/.installed  ## timings of this checkout; peers join with PEER_PYTHON=... and WSI_PYTHON=...
 	$(BIN)/python -m benchmarks.ctr_training $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
 	$(BIN)/python -m benchmarks.ctr_preparation $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
 	$(BIN)/python -m benchmarks.seqrec_training $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
 	$(BIN)/python -m benchmarks.seqrec_preparation
+	$(BIN)/python -m benchmarks.medical_attention
+	$(BIN)/python -m benchmarks.medical_bag
+	$(BIN)/python -m benchmarks.medical_bag --input
+	$(BIN)/python -m benchmarks.medical_tiling $(if $(WSI_PYTHON),--peer-python $(WSI_PYTHON))
+	$(BIN)/python -m benchmarks.medical_heatmap
 
 install: $(VENV)/.installed
 

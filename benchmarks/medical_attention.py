@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=["384/128", "1024/512"], help="FEATURE_DIM/DIM")
     parser.add_argument("--instances", type=int, default=20_000)
     parser.add_argument("--branches", type=int, default=5)
-    add_options(parser, repeats=9, steps=1, warmup=2)
+    add_options(parser, repeats=15, steps=1, warmup=2)
     options = parser.parse_args()
     print(f"N = {options.instances:,}, K = {options.branches}, {options.repeats} rounds of {options.steps} steps\n")
     print(
