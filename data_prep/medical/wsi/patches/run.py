@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import imagecodecs
 import numpy as np
 import openslide
+import tifffile
 
 from data_prep.common.files import canonical_json
 from data_prep.common.manifest import NAME, tool_version
@@ -24,7 +26,10 @@ from data_prep.medical.wsi.slides.identity import identify_file
 
 PAYLOAD = frozenset({"patches", "thumbnails", "contours", "images", "slides.parquet", "slides.csv", "rejects.parquet"})
 # What the bytes depend on besides input and options.
-TOOLS = (cv2.__version__, np.__version__, openslide.__library_version__)
+TOOLS = (
+    *(cv2.__version__, np.__version__, openslide.__library_version__),
+    *(tifffile.__version__, imagecodecs.__version__),  # tiles of TIFFs are decoded without OpenSlide
+)
 Part = tuple[Path, Facts]
 
 
