@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from lightning import Trainer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -26,3 +27,10 @@ def cosine_factor(step: int, total: float, warmup: int = 0, floor: float = 0.0) 
 def cosine_schedule(optimizer: Optimizer, total: float, *, warmup: int = 0, floor: float = 0.0) -> LambdaLR:
     """Schedule each group of an optimiser by `cosine_factor`; to be advanced every step."""
     return LambdaLR(optimizer, lambda step: cosine_factor(step, total, warmup, floor))
+
+
+def training_steps(trainer: Trainer, epochs: float) -> tuple[float, int]:
+    """Optimiser steps of the whole training, infinite where only time ends it, and of `epochs` of its epochs."""
+    trainer.fit_loop.setup_data()  # the loader knows the batches of an epoch
+    batches = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    return trainer.estimated_stepping_batches, round(epochs * batches)

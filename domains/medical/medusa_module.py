@@ -17,7 +17,7 @@ from domains.common.errors import CheckpointMismatchError, ConfigError
 from domains.common.files import fill, read_tensors
 from domains.common.hub import network_tensors
 from domains.common.loader import Batch
-from domains.common.schedules import cosine_factor
+from domains.common.schedules import cosine_factor, training_steps
 from domains.medical.medusa import MEDUSA, Configuration
 from domains.medical.module import DiagnosisModule
 from domains.medical.segmentation import lung_loss, nothing
@@ -188,8 +188,7 @@ class MEDUSAModule(DiagnosisModule):
         others = [p for p in self.net.parameters() if p.requires_grad and id(p) not in inside]
         groups = [{"params": others}, {"params": body}]
         optimizer = AdamW(groups, lr=self.lr, weight_decay=self.weight_decay)
-        total = self.trainer.estimated_stepping_batches
-        warmup = round(self.warmup * total / max(self.trainer.max_epochs or 1, 1))
+        total, warmup = training_steps(self.trainer, self.warmup)
 
         def factor(step: int) -> float:
             return cosine_factor(step, total, warmup, self.min_lr / self.lr)

@@ -18,7 +18,7 @@ from domains.common.errors import ConfigError
 from domains.common.intervals import Estimate
 from domains.common.loader import Batch, mix_seed
 from domains.common.module import HeptadModule
-from domains.common.schedules import cosine_schedule
+from domains.common.schedules import cosine_schedule, training_steps
 from domains.common.writing import write_tables
 from domains.medical.acmil import ABMIL, ACMIL, BagNetwork, Pooling, PoolingMIL
 from domains.medical.bags import NAMES
@@ -155,9 +155,7 @@ class DiagnosisModule(HeptadModule):
         """AdamW, a warm-up, and half a cosine over all steps."""
         groups = self.parameter_groups()
         optimizer = AdamW(groups, lr=self.lr, weight_decay=self.weight_decay)
-        total = self.trainer.estimated_stepping_batches
-        epochs = max(self.trainer.max_epochs or 1, 1)
-        warmup = round(self.warmup * total / epochs)
+        total, warmup = training_steps(self.trainer, self.warmup)
         schedule = cosine_schedule(optimizer, total, warmup=warmup, floor=self.min_lr / self.lr)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

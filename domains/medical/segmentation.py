@@ -16,7 +16,7 @@ from domains.common.errors import ConfigError
 from domains.common.intervals import Estimate, ratio_bootstrap
 from domains.common.loader import Batch
 from domains.common.module import HeptadModule
-from domains.common.schedules import cosine_schedule
+from domains.common.schedules import cosine_schedule, training_steps
 from domains.medical.bags import NAMES
 from domains.medical.medusa import UNetBody
 from domains.medical.patients import units
@@ -146,8 +146,7 @@ class MEDUSABodyModule(HeptadModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, a warm-up, and half a cosine over all steps."""
         optimizer = AdamW(self.net.parameters(), lr=self.lr, weight_decay=self.weight_decay)
-        total = self.trainer.estimated_stepping_batches
-        warmup = round(self.warmup * total / max(self.trainer.max_epochs or 1, 1))
+        total, warmup = training_steps(self.trainer, self.warmup)
         schedule = cosine_schedule(optimizer, total, warmup=warmup)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
