@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from data_prep.common.errors import ConfigError, DatasetNotFoundError, ManifestError, PrepError
+from data_prep.common.errors import ConfigError, DatasetNotFoundError, ManifestError, PrepError, RejectsExceededError
 from data_prep.common.files import sha256_file, write_atomic
 from data_prep.common.manifest import NAME, read_manifest, tool_version
 from data_prep.common.rejects import check_rejects, to_frame
@@ -64,7 +65,13 @@ def _apply(
     table = to_frame(images.rejects)
     write_atomic(rejects, to_parquet(table))
     total = len(listing.items)
-    check_rejects(table, total, max_rejects, rejects)
+    try:
+        check_rejects(table, total, max_rejects, rejects)
+    except RejectsExceededError as error:
+        if table.height >= total:
+            raise
+        enough = math.ceil(100 * table.height / total) / 100
+        raise RejectsExceededError(f"{error}; --max_rejects {enough:g} predicts the others") from None
     if images.counts["other_views"]:
         say(f"{images.counts['other_views']:,} images are of other views than the model knows: they get no row")
     tell_eight_bits(images.counts, "the training images were prepared in the same way")

@@ -344,6 +344,18 @@ class TestApply:
         with pytest.raises(ManifestError, match="no preparation of X-rays"):
             apply_images(tmp_path / "other", tmp_path / "side", tmp_path / "out", **options)
 
+    def test_too_many_unusable_images_name_the_share_that_goes_on(self, tmp_path: Path, prepared: Path) -> None:
+        options = {"executor": "serial", "progress": False}
+        for number in range(32):
+            png(tmp_path / "new" / f"{number}.png", chest(number, bits=8))
+        (tmp_path / "new" / "bad.png").write_bytes(b"?")
+        with pytest.raises(
+            RejectsExceededError, match=r"bad\.png.* 1 of 33 .*; --max_rejects 0\.04 predicts the others$"
+        ):
+            apply_images(prepared, tmp_path / "new", tmp_path / "out", **options)
+        card = apply_images(prepared, tmp_path / "new", tmp_path / "out", max_rejects=0.04, **options)
+        assert card["splits"]["predict"]["rows"] == 32 and card["rejects"]["count"] == 1
+
     def test_a_colour_preparation_reads_new_images_in_colour(self, tmp_path: Path) -> None:
         run("medmnist", medmnist(tmp_path / "bloodmnist.npz", rgb=True), tmp_path / "prepared")
         png(tmp_path / "new" / "a.png", np.repeat(chest(bits=8)[..., None], 3, axis=2))
