@@ -74,9 +74,9 @@ def group_note(listing: Listing, shared: int) -> str:
     one = shared == 1
     begin = f"{shared:,} patient id{' occurs' if one else 's occur'} under several sources: "
     if listing.patients_per_source:
-        more = begin + "each is taken for one patient of each, and one person may be on two sides"
+        more = begin + "each is taken for one patient per source, and one person may be on two sides"
     else:
-        more = begin + "each is taken for one patient; --patients-per-source true takes it for one patient of each"
+        more = begin + "each is taken for one patient; --patients-per-source true takes it for one patient per source"
     return "; ".join(part for part in (listing.group_note, more if shared else "") if part)
 
 
