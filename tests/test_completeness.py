@@ -73,7 +73,7 @@ class TestEveryDomain:
                 assert owner.__module__.startswith(f"domains.{name}"), f"{module.__name__}.{method}"
 
     def test_promises(self, name):
-        paths = [ROOT / "tests" / "apps" / f"test_run_{name}.py"]
+        paths = list((ROOT / "tests" / "apps").glob(f"test_*_{name}.py"))
         for top in ("domains", "data_prep"):
             paths += (ROOT / "tests" / top / name).rglob("test_*.py")
         names = {test for path in paths for test in re.findall(r"def (test_\w+)", path.read_text())}
