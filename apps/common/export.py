@@ -19,7 +19,7 @@ from domains.common.hub import network_tensors, publish
 from domains.common.module import HeptadModule
 from domains.common.sharded import place_tables
 
-TOLERANCE = 1e-5
+TOLERANCE = 1e-4  # of the largest output; two runtimes of fifty layers differ by a few 1e-5 in float32
 
 
 def main(domain: Domain, command: str, options: Sequence[str]) -> None:
@@ -101,7 +101,7 @@ def _compare(module: HeptadModule, exported: Callable[..., Any], path: Path) -> 
     for size in (1, 5):
         inputs = module.example_inputs(rows=size, length=size + 1)
         want, got = module.net(*inputs), exported(*inputs)
-        error = float((want - got).abs().max())
+        error = float((want - got).abs().max()) / max(float(want.abs().max()), 1.0)
         if not error <= TOLERANCE:
             raise HeptadError(
                 f"{path}: the exported program differs from the network by {error:.1e}; it was not written"
