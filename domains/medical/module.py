@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any, Literal
 
 import numpy as np
@@ -232,6 +233,19 @@ class BagModule(DiagnosisModule):
             chosen.append(start + order)
             start += size
         return batch["x"][torch.cat(chosen).to(batch["x"].device)], [min(size, limit) for size in sizes]
+
+    def on_test_start(self) -> None:
+        """Forget the attention of an earlier test."""
+        self._forget_attention()
+
+    def on_predict_start(self) -> None:
+        """Forget the attention of an earlier prediction."""
+        self._forget_attention()
+
+    def _forget_attention(self) -> None:
+        if self.output is not None and self.trainer.is_global_zero:  # that of other bags would look like this one's
+            shutil.rmtree(self.output / "attention", ignore_errors=True)
+        self.trainer.strategy.barrier()
 
     def predict_step(self, batch: Batch, index: int) -> dict[str, Any]:
         """Probabilities and decision for each bag; its attention goes to a file of its own."""
