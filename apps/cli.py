@@ -39,6 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("heptad: interrupted", file=sys.stderr)
         return 130
+    except ModuleNotFoundError as error:
+        if str(error.name).split(".")[0] in ("apps", "domains", "data_prep"):
+            raise
+        extra = words[0] if words and words[0] in DOMAINS else "all"
+        hint = f"run: pip install 'heptad[{extra}]', or 'heptad[all]'"
+        print(f"heptad: {error.name} is not installed; {hint}", file=sys.stderr)
+        return 2
     except Exception as error:
         if not _is_for_the_user(error):
             raise

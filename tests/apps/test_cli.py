@@ -51,6 +51,15 @@ def test_help_of_a_domain_names_all_it_has(name, capsys):
     assert all(command in shown for command in (*cli.COMMANDS, *domain.commands))
 
 
+def test_a_missing_library_is_one_line(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    monkeypatch.delitem(sys.modules, "apps.medical.heatmap", raising=False)
+    assert cli.main(["medical", "heatmap", "--help"]) == 2
+    assert (
+        capsys.readouterr().err.strip().startswith("heptad: cv2 is not installed; run: pip install 'heptad[medical]'")
+    )
+
+
 def test_options_of_other_data_sets_are_not_shown(capsys):
     with pytest.raises(SystemExit):
         cli.main(["medical", "prep", "covidx", "--help"])
