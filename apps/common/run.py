@@ -245,6 +245,8 @@ class HeptadCLI(LightningCLI):
             # the network itself may hold a share of its tables only
             publish(self.run_directory / "model", self.model.net, self.card(), network_tensors(best))
             print(f"best weights: {best}, published to {self.run_directory / 'model'}")
+        elif self.trainer.is_global_zero and best.with_name("last.ckpt").is_file():
+            print(f"nothing was validated, so that no epoch is the best: use --ckpt_path {best.with_name('last.ckpt')}")
 
     def after_test(self) -> None:
         """Write the report."""

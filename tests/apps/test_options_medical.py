@@ -100,6 +100,13 @@ class TestOptions:
         assert best["epoch"] == last["epoch"] == 1
         assert all(torch.equal(best["state_dict"][name], tensor) for name, tensor in last["state_dict"].items())
 
+    def test_a_run_without_a_best_epoch_says_how_to_use_it(self, bags, tmp_path, capsys):
+        fit("abmil", bags, tmp_path, "--trainer.max_epochs", "1", "--trainer.limit_val_batches", "0")
+        assert not (tmp_path / "model").exists()
+        last = tmp_path / "checkpoints" / "last.ckpt"
+        assert f"use --ckpt_path {last}" in capsys.readouterr().out
+        assert here("test", "--run", tmp_path, "--ckpt_path", last) == 0
+
     def test_runs_are_summarised(self, bags, tmp_path, capsys):
         for seed in (1, 2):
             run = tmp_path / str(seed)
