@@ -105,73 +105,72 @@ def leaves_one(root):
     return ("--data.batch_size", min(size for size in range(4, rows) if rows % size == 1))
 
 
-class TestTwoProcesses:
-    """One pair of processes does everything: each start takes seconds."""
+BAGS = ("--model.max_instances", "40", "--model.standardize", "true", "--model.class_weights", "[1.0, 2.0]")
+BAGS += ("--model.masked_top", "0")  # each process draws its own
+IMAGES = ("--data.masks", "true", "--model.segmentation", "0.2", "--trainer.gradient_clip_val", "0.5")
+IMAGES += ("--model.lr", "0.00001")  # a deep network multiplies the rounding that differs by its steps
+ONCE = ("--trainer.max_epochs", "1")
 
-    BAGS = ("--model.max_instances", "40", "--model.standardize", "true", "--model.class_weights", "[1.0, 2.0]")
-    IMAGES = ("--data.masks", "true", "--model.segmentation", "0.2", "--trainer.gradient_clip_val", "0.5")
-    IMAGES += ("--model.lr", "0.00001")  # a deep network multiplies the rounding that differs by its steps
 
-    @pytest.fixture(scope="class")
-    def runs(self, bags, xrays, tmp_path_factory):
-        """Folder with the same runs of two processes (`two`) and of one (`one`)."""
-        folder = tmp_path_factory.mktemp("processes")
-        words = ["still"]
-        for name, (system, root, options) in self.trainings(bags, xrays).items():
-            run = folder / "two" / name
-            words += ["medical", "fit", *fit_words(system, root, run, *options, *TWO_PROCESSES), "then"]
-        for name in ("bags", "single"):
-            words += ["medical", "test", "--run", folder / "two" / name, "then"]
-        words += ["medical", "predict", "--run", folder / "two" / "images"]
-        command = [sys.executable, "-m", "tests.apps.several", *map(str, words)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            command, capture_output=True, text=True, cwd=folder, env=environment, timeout=300, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "sync_dist" not in done.stderr
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(nn.BatchNorm2d, "forward", still)
-            for name, (system, root, options) in self.trainings(bags, xrays).items():
-                fit(system, root, folder / "one" / name, *options)
-        return folder
+def trainings(bags, xrays):
+    """Name -> system, data, options; the last batch has one row, so that one process has none."""
+    some, images = leaves_one(bags), leaves_one(xrays)
+    return {
+        "bags": ("acmil", bags, (*BAGS, *EPOCHS, *some)),
+        "single": ("pooling", bags, (*ONCE, "--data.batch_size", "1")),
+        "images": ("medusa", xrays, (*IMAGES, *ONCE, *images)),
+        "lungs": ("medusa-body", xrays, (*EPOCHS, *images)),
+    }
 
-    def trainings(self, bags, xrays):
-        """Name -> system, data, options; the last batch has one row, so that one process has none."""
-        once, some, images = ("--trainer.max_epochs", "1"), leaves_one(bags), leaves_one(xrays)
-        return {
-            "bags": ("acmil", bags, (*self.BAGS, *EPOCHS, "--model.masked_top", "0", *some)),
-            "single": ("pooling", bags, (*once, "--data.batch_size", "1")),
-            "images": ("medusa", xrays, (*self.IMAGES, *once, *images)),
-            "lungs": ("medusa-body", xrays, (*EPOCHS, *images)),
-        }
 
-    @pytest.mark.parametrize("name", ["bags", "single", "images", "lungs"])
-    def test_two_processes_equal_one(self, runs, name):
-        a, b = (losses(runs / count / name) for count in ("one", "two"))
-        assert a.keys() == b.keys()
-        assert max(abs(a[step] - b[step]) for step in a) < 1e-5
-        ours, theirs = (read_tensors(runs / count / name / "model" / "model.safetensors") for count in ("one", "two"))
+def run_two(folder, bags, xrays):
+    """Train, test and predict in one pair of processes: each start takes seconds."""
+    words = ["still"]
+    for name, (system, root, options) in trainings(bags, xrays).items():
+        words += ["medical", "fit", *fit_words(system, root, folder / name, *options, *TWO_PROCESSES), "then"]
+    for name in ("bags", "single"):
+        words += ["medical", "test", "--run", folder / name, "then"]
+    words += ["medical", "predict", "--run", folder / "images"]
+    command = [sys.executable, "-m", "tests.apps.several", *map(str, words)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=folder.parent, env=environment, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "sync_dist" not in done.stderr
+
+
+def test_two_processes_equal_one(bags, xrays, tmp_path, monkeypatch):
+    one, two = tmp_path / "one", tmp_path / "two"
+    run_two(two, bags, xrays)
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.BatchNorm2d, "forward", still)
+        for name, (system, root, options) in trainings(bags, xrays).items():
+            fit(system, root, one / name, *options)
+    for name in trainings(bags, xrays):
+        a, b = losses(one / name), losses(two / name)
+        assert a.keys() == b.keys(), name
+        assert max(abs(a[step] - b[step]) for step in a) < 1e-5, name
+        ours, theirs = (read_tensors(folder / name / "model" / "model.safetensors") for folder in (one, two))
         assert ours.keys() == theirs.keys()
         # on the whole: where a gradient is nothing but rounding (the bias of a softmax), Adam makes whole steps of it
-        gaps = torch.cat([(theirs[name] - tensor).double().abs().flatten() for name, tensor in ours.items()])
-        assert gaps.mean() < 1e-6
+        gaps = torch.cat([(theirs[key] - tensor).double().abs().flatten() for key, tensor in ours.items()])
+        assert gaps.mean() < 1e-6, name
+    names = pl.read_parquet(xrays / "test" / "part-00000.parquet")["name"]
+    assert pl.read_parquet(two / "images" / "predict" / "predictions.parquet")["name"].equals(names)
+    for name in ("bags", "single"):
+        assert_same_test(two / name, tmp_path / "again")
 
-    @pytest.mark.parametrize("name", ["bags", "single"])
-    def test_testing_in_two_processes_equals_one(self, runs, name, tmp_path):
-        two = runs / "two" / name
-        shutil.copytree(two, tmp_path / "run")
-        alone = ("--trainer.devices", "1", "--trainer.strategy", "auto")
-        assert here("test", "--run", tmp_path / "run", *alone) == 0
-        tables = [pl.read_parquet(run / "predictions.parquet") for run in (two, tmp_path / "run")]
-        assert tables[0].drop("probability_0", "probability_1").equals(tables[1].drop("probability_0", "probability_1"))
-        assert (tables[0]["probability_1"] - tables[1]["probability_1"]).abs().max() < 1e-6
-        for slide in tables[0]["name"]:
-            one, other = (pl.read_parquet(run / "attention" / f"{slide}.parquet") for run in (two, tmp_path / "run"))
-            assert one.select("x", "y").equals(other.select("x", "y"))
-            assert (one["attention"] - other["attention"]).abs().max() < 1e-6
 
-    def test_predicting_in_two_processes(self, runs, xrays):
-        names = pl.read_parquet(xrays / "test" / "part-00000.parquet")["name"]
-        table = pl.read_parquet(runs / "two" / "images" / "predict" / "predictions.parquet")
-        assert table["name"].equals(names)
+def assert_same_test(run, again):
+    """What two processes measured is what one measures with the same weights."""
+    shutil.copytree(run, again)
+    assert here("test", "--run", again, "--trainer.devices", "1", "--trainer.strategy", "auto") == 0
+    tables = [pl.read_parquet(folder / "predictions.parquet") for folder in (run, again)]
+    assert tables[0].drop("probability_0", "probability_1").equals(tables[1].drop("probability_0", "probability_1"))
+    assert (tables[0]["probability_1"] - tables[1]["probability_1"]).abs().max() < 1e-6
+    for slide in tables[0]["name"]:
+        one, other = (pl.read_parquet(folder / "attention" / f"{slide}.parquet") for folder in (run, again))
+        assert one.select("x", "y").equals(other.select("x", "y"))
+        assert (one["attention"] - other["attention"]).abs().max() < 1e-6
+    shutil.rmtree(again)
