@@ -8,6 +8,7 @@ from domains.common.attention.learned_query import HeadProjection, LearnedQueryP
 from domains.common.attention.multi_branch import BranchLinear, InstanceMasking, MaskReading, Pooled, diversity_loss
 from domains.common.attention.multi_query import LQueryAttention, LQueryBlock, MultiQueryAttention
 from domains.common.attention.multihead import MultiHeadAttention, merge_heads, split_heads
+from domains.common.attention.mvpa import MultiVariateParallelAttention
 from domains.common.attention.recorder import Recordable, record
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "LQueryAttention",
     "LQueryBlock",
     "MultiQueryAttention",
+    "MultiVariateParallelAttention",
     "InjectionGate",
     "InjectionHead",
     "GatedAttentionPooling",

@@ -46,9 +46,11 @@ class Recordable(nn.Module):
             self._sink.append(weights.detach())
         return out, weights if need_weights else None
 
-    def weigh(self, scores: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def weigh(
+        self, scores: Tensor, v: Tensor, *, mask: Tensor | None = None, dropout: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
         """Call `weigh`, and leave a copy of the weights with the recorder if one listens; shapes as there."""
-        out, weights = weigh(scores, v)
+        out, weights = weigh(scores, v, mask=mask, dropout=dropout)
         if self._sink is not None:
             self._sink.append(weights.detach())
         return out, weights
