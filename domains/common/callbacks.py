@@ -72,7 +72,7 @@ class PredictionTable(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the table and the metrics."""
-        self.frame = self._gather(trainer)
+        self.frame = self._gather(trainer, pl_module)
         if self.frame is None:
             return
         if not isinstance(pl_module, HeptadModule):
@@ -84,13 +84,14 @@ class PredictionTable(Callback):
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the table, and what the module has to go with it."""
-        self.frame = self._gather(trainer)
+        self.frame = self._gather(trainer, pl_module)
         if self.frame is None:
             return
         self._write(trainer, "predict")
-        beside = pl_module.side_tables() if isinstance(pl_module, HeptadModule) else {}
-        for name, frame in beside.items():
-            self._write_named(trainer, frame, name, "predict")
+        if isinstance(pl_module, HeptadModule):
+            for name, frame in pl_module.side_tables().items():
+                self._write_named(trainer, frame, name, "predict")
+            pl_module.write_beside(self.frame, self.directory)
 
     def _keep(self, outputs: Any) -> None:
         arrays = {
@@ -100,7 +101,7 @@ class PredictionTable(Callback):
         if len(arrays["row"]):  # a process may have no row of a batch, and lists without entries no type
             self._parts.append(arrays)
 
-    def _gather(self, trainer: Trainer) -> pl.DataFrame | None:
+    def _gather(self, trainer: Trainer, pl_module: LightningModule) -> pl.DataFrame | None:
         parts, self._parts = self._parts, []
         columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
         gathered: list[Any] = [columns]
@@ -109,7 +110,8 @@ class PredictionTable(Callback):
             torch.distributed.all_gather_object(gathered, columns)
         if not trainer.is_global_zero:
             return None
-        return pl.concat([pl.DataFrame(part) for part in gathered if part]).sort("row")
+        frame = pl.concat([pl.DataFrame(part) for part in gathered if part]).sort("row")
+        return pl_module.complete(frame) if isinstance(pl_module, HeptadModule) else frame
 
     def _write(self, trainer: Trainer, split: str) -> None:
         if self.frame is not None:

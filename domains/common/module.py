@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 from lightning import LightningModule
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from domains.common.errors import ConfigError
@@ -53,6 +55,29 @@ class HeptadModule(LightningModule, ABC):
     @abstractmethod
     def evaluate(self, predictions: pl.DataFrame, *, replicates: int, seed: int) -> dict[str, Estimate]:
         """Metrics with intervals over the independent unit, from the predictions table."""
+
+    def complete(self, predictions: pl.DataFrame) -> pl.DataFrame:
+        """Add to the predictions table what needs the rows of all processes, such as smoothing; by default nothing."""
+        return predictions
+
+    def write_beside(self, predictions: pl.DataFrame, directory: Path) -> None:
+        """Write files of the domain's own formats beside the predictions of `predict`; by default none."""
+
+    def gathered(self, parts: list[tuple[Tensor, ...]]) -> tuple[NDArray[Any], ...]:
+        """Join tuples of tensors over batches and processes, of which some may have had no row.
+
+        Args:
+            parts: a tuple of each batch; at least one on some process.
+
+        Returns:
+            One array for each member of the tuples.
+        """
+        mine = [torch.cat(members).cpu().numpy() for members in zip(*parts, strict=True)]
+        every: list[Any] = [mine]
+        if self.trainer.world_size > 1:
+            every = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(every, mine)
+        return tuple(np.concatenate(members) for members in zip(*filter(None, every), strict=True))
 
     def side_tables(self) -> dict[str, pl.DataFrame]:
         """Tables that `predict` writes beside its predictions: name -> table; by default none."""

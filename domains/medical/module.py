@@ -9,7 +9,6 @@ import numpy as np
 import polars as pl
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import AdamW
 
@@ -76,7 +75,7 @@ class DiagnosisModule(HeptadModule):
         weights = None if class_weights is None else torch.tensor(class_weights)
         self.register_buffer("class_weights", weights, persistent=False)
         self.register_buffer("threshold", torch.tensor(0.5))
-        self._validated: list[tuple[Tensor, Tensor]] = []
+        self._validated: list[tuple[Tensor, ...]] = []
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, C) of a batch."""
@@ -92,7 +91,8 @@ class DiagnosisModule(HeptadModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log metrics over all of the split, and choose the threshold."""
-        labels, probabilities = self._gather_validated()
+        labels, probabilities = self.gathered(self._validated)
+        self._validated = []
         threshold = choose_threshold(labels, probabilities[:, 1]) if len(self.classes) == 2 else 0.5
         if not self.trainer.sanity_checking:
             self.threshold.fill_(threshold)
@@ -101,17 +101,6 @@ class DiagnosisModule(HeptadModule):
         found["accuracy_plus_auroc"] = found["accuracy"] + found["auroc"]
         # every process has the same numbers
         self.log_dict({name: found[name.removeprefix("val/")] for name in self.validation_metrics}, sync_dist=True)
-
-    def _gather_validated(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Labels (N,) and probabilities (N, C) of all processes; some of them may have had no row."""
-        mine = [torch.cat(parts).cpu().numpy() for parts in zip(*self._validated, strict=True)]
-        self._validated = []
-        every: list[Any] = [mine]
-        if self.trainer.world_size > 1:
-            every = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(every, mine)
-        labels, probabilities = (np.concatenate(parts) for parts in zip(*filter(None, every), strict=True))
-        return labels, probabilities
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the threshold chosen last, where averaged weights (`--ema`) bring an average of thresholds along."""

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CPU_TILE = 1 << 18  # scores of a tile that stay in the cache of a core
+CPU_TILE = 1 << 20  # scores of the largest tile of a part: small enough for the cache, large enough for few calls
 DEVICE_TILE = 1 << 26
-SMALL_ROWS = 48  # queries below which several segments make one tile
+SMALL_ROWS = 128  # queries below which several segments make one tile
 
 
 @dataclass(frozen=True)
@@ -158,6 +158,14 @@ def _parts(layout: Layout, q: Tensor) -> Iterator[slice]:
         yield slice(start, start + size)
 
 
+def _shares(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax over the last axis, and its logarithm of sums (..., 1)."""
+    top = scores.amax(-1, keepdim=True)
+    shares = (scores - top).exp_()
+    total = shares.sum(-1, keepdim=True)
+    return shares.div_(total), top + total.log()
+
+
 class _Scores:
     """One tile of queries with all of its keys; P below are its parts (N of `tiled_attention`), S its segments."""
 
@@ -250,9 +258,9 @@ class _Scores:
 
     def _far(self) -> tuple[Tensor, Tensor, Tensor]:
         """Shares of the far segments (P, rows, far) and of their channels (P, rows, C), and their common score."""
-        tau, chi = self.tau[..., : self.far].flatten(1, 2), self.chi.flatten(1, 2)
-        over_time, over_channels = tau.logsumexp(-1, keepdim=True), chi.logsumexp(-1, keepdim=True)
-        return (tau - over_time).exp(), (chi - over_channels).exp(), over_time + over_channels
+        times, over_time = _shares(self.tau[..., : self.far].flatten(1, 2))
+        channels, over_channels = _shares(self.chi.flatten(1, 2))
+        return times, channels, over_time + over_channels
 
     def _far_weights(self, times: Tensor, channels: Tensor, share: Tensor) -> Tensor:
         """(P, rows, far C)."""
