@@ -100,6 +100,7 @@ class MVPFormer(nn.Module):
             tables that mean the same at any number of segments and channels.
         channel_distance: absolute (official code) or signed (paper).
         content: False leaves the content term out.
+        encoder_eps: see `WaveletEncoder`; about the square of usual amplitudes, such as 1e4, lets tokens tell them.
         inverse_layer_scale: divide the scores of block i by i, counted from 1.
         dropout: of tokens, attention weights, and attention outputs.
         dropout_kind: of attention weights.
@@ -126,6 +127,7 @@ class MVPFormer(nn.Module):
         relative_index: RelativeIndex = "from_end",
         channel_distance: ChannelDistance = "absolute",
         content: bool = True,
+        encoder_eps: float = 1e-5,
         inverse_layer_scale: bool = False,
         dropout: float = 0.1,
         dropout_kind: DropoutKind = "structured",
@@ -148,6 +150,7 @@ class MVPFormer(nn.Module):
             "relative_index": relative_index,
             "channel_distance": channel_distance,
             "content": content,
+            "encoder_eps": encoder_eps,
             "inverse_layer_scale": inverse_layer_scale,
             "dropout": dropout,
             "dropout_kind": dropout_kind,
@@ -158,7 +161,7 @@ class MVPFormer(nn.Module):
         }
         self.samples, self.dim, self.max_segments, self.max_channels = samples, dim, max_segments, max_channels
         self.lora_rank, self.checkpointing = lora_rank, checkpointing
-        self.encoder = WaveletEncoder(samples, dim)
+        self.encoder = WaveletEncoder(samples, dim, encoder_eps)
         self.dropout = nn.Dropout(dropout)
         self.time = nn.Parameter(torch.empty(max_segments, dim))
         rows = max_channels if channel_distance == "absolute" else 2 * max_channels - 1

@@ -77,20 +77,22 @@ class WaveletEncoder(nn.Module):
     """Segment of one channel -> token: transform without gradient, RMS norm, linear map.
 
     The norm has eps 1e-5 on the mean square of the coefficients: signals must come in microvolts. In volts they would
-    be crushed to nothing.
+    be crushed to nothing. It leaves the shape of a segment and takes its amplitude away, unless eps is as large as the
+    mean square of the signals.
 
     Args:
         samples: L of a segment.
         dim: width E of a token.
+        eps: added to the mean square of the coefficients, microvolts squared; 1e-5 in the official code.
 
     Shape:
         x (..., L) microvolts -> (..., E).
     """
 
-    def __init__(self, samples: int, dim: int) -> None:
+    def __init__(self, samples: int, dim: int, eps: float = 1e-5) -> None:
         super().__init__()
         width = sum(coefficient_sizes(samples))
-        self.norm = nn.RMSNorm(width, eps=1e-5)
+        self.norm = nn.RMSNorm(width, eps=eps)
         self.project = nn.Linear(width, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:

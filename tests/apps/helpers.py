@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from pathlib import Path
 
 import polars as pl
 import torch
 
+from apps import cli
 from domains.common.files import read_checkpoint
 
 QUIET = [
@@ -14,6 +17,20 @@ QUIET = [
     "--trainer.enable_model_summary", "false", "--trainer.log_every_n_steps", "1", "--replicates", "20",
 ]  # fmt: skip
 TWO_PROCESSES = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
+
+
+def run_here(domain: str, command: str, *words: object) -> int:
+    """Run a command inside this process."""
+    return cli.main([domain, command, *map(str, words)])
+
+
+def refused(domain: str, command: str, *words: object) -> str:
+    """The one line that a command says before it ends with exit code 2."""
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        assert run_here(domain, command, *words) == 2
+    line = said.getvalue().strip().splitlines()[-1]
+    assert line.startswith("heptad: ")
+    return line
 
 
 def losses(run: Path) -> dict[int, float]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 
-from apps import cli
-from tests.apps.helpers import QUIET
+from tests.apps.helpers import QUIET, refused, run_here
 
 SMALL = {
     "acmil": ["--model.dim", "16", "--model.gate_dim", "8", "--model.branches", "3", "--data.batch_size", "4"],
@@ -23,9 +21,8 @@ SMALL = {
 }  # fmt: skip
 
 
-def here(command: str, *words: object) -> int:
-    """Run a command inside this process."""
-    return cli.main(["medical", command, *map(str, words)])
+here = partial(run_here, "medical")
+refusal = partial(refused, "medical")
 
 
 def fit_words(system: str, root: Path, run: Path, *more: object) -> list[str]:
@@ -36,15 +33,6 @@ def fit_words(system: str, root: Path, run: Path, *more: object) -> list[str]:
 
 def fit(system: str, root: Path, run: Path, *more: object) -> None:
     assert here("fit", *fit_words(system, root, run, *more)) == 0
-
-
-def refusal(command: str, *words: object) -> str:
-    """The one line that a command says before it ends with exit code 2."""
-    with contextlib.redirect_stderr(io.StringIO()) as said:
-        assert here(command, *words) == 2
-    line = said.getvalue().strip().splitlines()[-1]
-    assert line.startswith("heptad: ")
-    return line
 
 
 def predictions(folder: Path) -> pl.DataFrame:

@@ -2,54 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep.common.errors import ConfigError, DatasetNotFoundError
+from data_prep.common.errors import ConfigError
 from data_prep.common.files import translate_os_errors
+from data_prep.common.raw import walk
 from data_prep.medical.xray.images import SUFFIXES
 
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 _MAGIC_AT = 128
-
-
-def check_raw(raw: Sequence[Path], out: Path) -> None:
-    """Refuse raw paths that are not there, and an output directory among the raw files.
-
-    Raises:
-        DatasetNotFoundError: naming the first path that is not there.
-        ConfigError: what is written would be read as raw data next time.
-    """
-    if not raw:
-        raise DatasetNotFoundError("raw: no file or folder is given")
-    for path in raw:
-        if not path.exists():
-            raise DatasetNotFoundError(f"{path}: no such file or folder; check the path given as raw")
-        if out.resolve().is_relative_to(path.resolve()):
-            raise ConfigError(f"{out}: lies inside the raw folder {path}; choose an output directory outside of it")
-
-
-def walk(raw: Sequence[Path]) -> Iterator[Path]:
-    """All files, folder by folder in the order of names; hidden ones and those of archivers are passed over.
-
-    Links to folders are followed, but not back into a folder that they are in.
-    """
-    for top in raw:
-        if top.is_file():
-            yield top
-            continue
-        found: list[Path] = []
-        for folder, folders, files in os.walk(top, followlinks=True):
-            real, above = os.path.realpath(folder), os.path.realpath(Path(folder).parent)
-            if folder != str(top) and f"{above}/".startswith(f"{real}/"):
-                folders.clear()
-                continue
-            folders[:] = [name for name in folders if name[0] != "." and name != "__MACOSX"]
-            found += [Path(folder, name) for name in files if name[0] != "."]
-        yield from sorted(found)
 
 
 def is_dicom(path: Path) -> bool:

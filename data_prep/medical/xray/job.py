@@ -9,15 +9,16 @@ from typing import Any
 
 import polars as pl
 
+from data_prep.common.anonymise import pseudonym, read_key
 from data_prep.common.errors import ConfigError, LeakError, PrepError
 from data_prep.common.files import translate_os_errors, write_atomic
 from data_prep.common.manifest import NAME, read_manifest, tool_version
 from data_prep.common.mapping import Shard
+from data_prep.common.raw import check_raw
 from data_prep.common.rejects import check_rejects, to_frame
 from data_prep.common.run import Run, Settings, describe_source, identify, is_large, open_run
 from data_prep.common.splits import SPLITS
 from data_prep.medical.xray import covidx, folder, medmnist, ricord, rsna
-from data_prep.medical.xray.anonymise import pseudonym, read_key
 from data_prep.medical.xray.card import cross_tables, number_images, to_parquet, write_index
 from data_prep.medical.xray.duplicates import RULES, Duplicates, find_duplicates
 from data_prep.medical.xray.encode import Rules
@@ -31,7 +32,7 @@ from data_prep.medical.xray.engine import (
     image_files,
     read_images,
 )
-from data_prep.medical.xray.find import FileIndex, check_raw, find_images
+from data_prep.medical.xray.find import FileIndex, find_images
 from data_prep.medical.xray.records import (
     Asked,
     Item,

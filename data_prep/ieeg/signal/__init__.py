@@ -1,0 +1,1 @@
+"""The signal itself: filters, references, what channels look like, and files of prepared signal."""

@@ -1,0 +1,188 @@
+"""What raw channels look like, measured block by block: holes, flat stretches, mains, amplitude, and a fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.signal
+
+from data_prep.ieeg.records import F32
+
+F64 = npt.NDArray[np.float64]
+SAMPLED_SECONDS = 4.0  # of each block, for moments and spectra
+MAINS_BAND = 1.0  # Hz on either side of the mains
+NEIGHBOURS = (3.0, 6.0)  # Hz from it, what it is compared with
+MAINS = (50.0, 60.0)
+DIGITS = 6  # of numbers that leave a task, so that they do not depend on the order of sums
+
+
+@dataclass(frozen=True)
+class ChannelStatistics:
+    """Of a stretch of a recording; those of several stretches join.
+
+    Args:
+        samples: how many.
+        missing: values that are none, of each channel.
+        flat: whole seconds in which a channel does not move.
+        seconds: whole seconds in all.
+        zeros: longest run of seconds of exact zeros.
+        count: samples behind the moments.
+        moments: sums of x, x², x³, x⁴ over the sampled ones.
+        amplitude: median of |x| of each stretch, weighted by its samples.
+        mains: sum over blocks of the power at 50 and 60 Hz, and beside them.
+        envelope: mean over channels of the length of the line, second by second.
+        digest: of the values.
+
+    Shape:
+        missing, flat, zeros, amplitude (C,); moments (4, C); mains (2, 2, C); envelope (seconds,).
+    """
+
+    samples: int
+    missing: F64
+    flat: F64
+    seconds: int
+    zeros: F64
+    count: int
+    moments: F64
+    amplitude: F64
+    mains: F64
+    envelope: F64
+    digest: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        plain: dict[str, Any] = {"samples": self.samples, "seconds": self.seconds, "count": self.count}
+        for name in ("missing", "flat", "zeros", "moments", "amplitude", "mains", "envelope"):
+            plain[name] = getattr(self, name).tolist()
+        return plain | {"digest": self.digest}
+
+    @classmethod
+    def join(cls, parts: Sequence[Mapping[str, Any]]) -> ChannelStatistics:
+        """Join those of consecutive stretches, as `to_json` wrote them."""
+        arrays = {
+            name: [np.asarray(part[name], dtype=np.float64) for part in parts]
+            for name in ("missing", "flat", "zeros", "moments", "amplitude", "mains", "envelope")
+        }
+        weights = np.array([part["samples"] for part in parts], dtype=np.float64)
+        return cls(
+            samples=int(weights.sum()),
+            missing=np.sum(arrays["missing"], axis=0),
+            flat=np.sum(arrays["flat"], axis=0),
+            seconds=sum(part["seconds"] for part in parts),
+            zeros=np.max(arrays["zeros"], axis=0),
+            count=sum(part["count"] for part in parts),
+            moments=np.sum(arrays["moments"], axis=0),
+            amplitude=np.average(arrays["amplitude"], axis=0, weights=weights),
+            mains=np.sum(arrays["mains"], axis=0),
+            envelope=np.concatenate(arrays["envelope"]),
+            digest=hashlib.sha256("".join(part["digest"] for part in parts).encode()).hexdigest(),
+        )
+
+    @property
+    def variance(self) -> F64:
+        """Of each channel, (C,)."""
+        mean, square = self.moments[0] / self.count, self.moments[1] / self.count
+        return np.maximum(square - mean**2, 0.0)
+
+    @property
+    def kurtosis(self) -> F64:
+        """Fourth central moment over the squared variance (a normal one has 3), (C,)."""
+        m1, m2, m3, m4 = self.moments / self.count
+        central = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
+        variance = self.variance
+        return np.divide(central, variance**2, out=np.full_like(variance, np.nan), where=variance > 0)
+
+    def mains_ratio(self, mains: float) -> F64:
+        """Power at the mains over that beside it, dB, (C,)."""
+        inside, beside = self.mains[MAINS.index(mains)] if mains in MAINS else self.mains[0]
+        ratio = np.divide(inside, beside, out=np.ones_like(inside), where=beside > 0)
+        return 10 * np.log10(np.maximum(ratio, 1e-6))
+
+
+class Scanner:
+    """Collects the statistics of consecutive blocks.
+
+    Args:
+        channels: how many.
+        rate: Hz.
+    """
+
+    def __init__(self, channels: int, rate: float) -> None:
+        self.rate, self.channels = rate, channels
+        self.samples = self.seconds = self.count = 0
+        self.missing, self.flat = np.zeros(channels), np.zeros(channels)
+        self.zeros, self.run = np.zeros(channels), np.zeros(channels)
+        self.moments, self.mains = np.zeros((4, channels)), np.zeros((2, 2, channels))
+        self.amplitudes: list[tuple[int, F64]] = []
+        self.envelope: list[F64] = []
+        self.hash = hashlib.sha256()
+
+    def add(self, signal: F32) -> None:
+        """Take a block.
+
+        Shape:
+            signal (C, n) float32, raw.
+        """
+        self.hash.update(np.ascontiguousarray(signal).data)
+        self.samples += signal.shape[1]
+        if not np.isfinite(signal.sum(dtype=np.float64)):
+            holes = ~np.isfinite(signal)
+            self.missing += holes.sum(axis=1)
+            signal = np.where(holes, np.float32(0), signal)
+        second = max(int(self.rate), 1)
+        whole = signal.shape[1] // second
+        if whole:
+            pieces = signal[:, : whole * second].reshape(self.channels, whole, second)
+            low, high = pieces.min(axis=2), pieces.max(axis=2)
+            self._stretches(low, high)
+            self.seconds += whole
+            # of every fourth sample, which is enough for an envelope
+            steps = np.abs(np.diff(pieces[:, :, :: max(second // 128, 1)], axis=2)).mean(axis=(0, 2), dtype=np.float64)
+            self.envelope.append(steps)
+        self._sample(signal)
+
+    def _stretches(self, low: F32, high: F32) -> None:
+        still = low == high
+        self.flat += still.sum(axis=1)
+        empty = still & (low == 0)
+        for column in range(low.shape[1]):
+            self.run = np.where(empty[:, column], self.run + 1, 0)
+            self.zeros = np.maximum(self.zeros, self.run)
+
+    def _sample(self, signal: F32) -> None:
+        chosen = signal[:, : int(SAMPLED_SECONDS * self.rate) or 1].astype(np.float64)
+        self.count += chosen.shape[1]
+        for power in range(4):
+            self.moments[power] += (chosen ** (power + 1)).sum(axis=1)
+        self.amplitudes.append((signal.shape[1], np.median(np.abs(chosen - chosen.mean(1, keepdims=True)), axis=1)))
+        if chosen.shape[1] < self.rate:
+            return
+        frequencies, power = scipy.signal.welch(chosen, fs=self.rate, nperseg=min(int(self.rate * 2), chosen.shape[1]))
+        for i, mains in enumerate(MAINS):
+            distance = np.abs(frequencies - mains)
+            inside, beside = distance <= MAINS_BAND, (distance >= NEIGHBOURS[0]) & (distance <= NEIGHBOURS[1])
+            if inside.any() and beside.any():
+                self.mains[i, 0] += power[:, inside].mean(axis=1)
+                self.mains[i, 1] += power[:, beside].mean(axis=1)
+
+    def result(self) -> ChannelStatistics:
+        """What was measured so far."""
+        weights = [weight for weight, _ in self.amplitudes]
+        return ChannelStatistics(
+            samples=self.samples,
+            missing=self.missing,
+            flat=self.flat,
+            seconds=self.seconds,
+            zeros=self.zeros,
+            count=self.count,
+            moments=self.moments,
+            amplitude=np.average([found for _, found in self.amplitudes], axis=0, weights=weights),
+            mains=self.mains,
+            envelope=np.concatenate(self.envelope) if self.envelope else np.zeros(0),
+            digest=self.hash.hexdigest(),
+        )

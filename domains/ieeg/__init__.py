@@ -1,0 +1,1 @@
+"""Intracranial EEG: MVPFormer, from generative pretraining to the detection of seizures."""
