@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -62,7 +63,9 @@ def train_and_test(
 
 
 def interval(estimate: Estimate) -> str:
-    """Write the bounds of an estimate."""
+    """Write the bounds of an estimate; `-` where there are none."""
+    if estimate.low is None or math.isnan(estimate.low):  # JSON has no NaN
+        return "-"
     return f"[{estimate.low:.4f}, {estimate.high:.4f}]"
 
 

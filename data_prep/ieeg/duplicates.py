@@ -10,10 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import scipy.fft
+import scipy.stats
 
 from data_prep.common.errors import LeakError
+from data_prep.ieeg.signal.statistics import ENVELOPE_RATE
 
-CORRELATION = 0.9  # of envelopes; independent ones of a minute reach 0.9 in none of a billion pairs
+LEAST = 0.6  # correlation of envelopes, at least
+MOST = 0.95  # that is asked of the shortest
+SIGMAS = 8.0  # standard deviations of the correlation of independent envelopes
 SHORTEST = 60  # s in common
 SCHEMA = {
     "first": pl.String,
@@ -36,7 +40,7 @@ class Fingerprint:
         name: of the recording.
         subject: whose it is said to be.
         digest: of its raw values.
-        envelope: length of the line of each second.
+        envelope: length of the line, four times a second.
     """
 
     name: str
@@ -65,31 +69,38 @@ def find_duplicates(prints: Sequence[Fingerprint]) -> pl.DataFrame:
         for i in members[1:]:
             one, other = prints[members[0]], prints[i]
             equal.add((members[0], i))
-            seconds = float(len(one.envelope))
+            seconds = len(one.envelope) / ENVELOPE_RATE
             rows.append((one.name, other.name, one.subject, other.subject, "equal", 1.0, 0.0, seconds))
-    usable = [i for i, entry in enumerate(prints) if len(entry.envelope) >= SHORTEST]
+    usable = [i for i, entry in enumerate(prints) if len(entry.envelope) >= (SHORTEST + 2) * ENVELOPE_RATE]
     changes = {i: _changes(prints[i].envelope) for i in usable}
     for place, i in enumerate(usable):
         for j in usable[place + 1 :]:
             if (i, j) in equal:
                 continue
             found, shift, seconds = best_shift(changes[i], changes[j])
-            if found >= CORRELATION:
+            if found >= max(LEAST, min(MOST, SIGMAS / np.sqrt(seconds))):
                 one, other = prints[i], prints[j]
-                values = ("similar", round(found, 4), float(shift), float(seconds))
+                values = ("similar", round(found, 4), shift, seconds)
                 rows.append((one.name, other.name, one.subject, other.subject, *values))
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
 def _changes(envelope: F64) -> F64:
-    """Changes of the logarithm from second to second: gain and slow drifts play no part."""
-    floor = max(float(np.median(envelope)) * 1e-3, 1e-12)
-    return np.diff(np.log(np.maximum(envelope, floor)))
+    """Ranks of the changes of the logarithm from second to second: gain and slow drifts play no part.
+
+    Seconds overlap, so that a copy that begins between two of them is like enough. Of ranks, a single jump, such as the
+    onset of a seizure, makes no correlation.
+    """
+    smooth = np.convolve(envelope, np.ones(ENVELOPE_RATE) / ENVELOPE_RATE, mode="valid")
+    floor = max(float(np.median(smooth)) * 1e-3, 1e-12)
+    logarithm = np.log(np.maximum(smooth, floor))
+    changes = logarithm[ENVELOPE_RATE:] - logarithm[:-ENVELOPE_RATE]
+    return scipy.stats.rankdata(changes) / len(changes) - 0.5
 
 
-def best_shift(one: F64, other: F64) -> tuple[float, int, int]:
-    """Highest correlation of two sequences over all shifts, that shift, and how much they overlap there."""
-    least = max(SHORTEST - 1, min(len(one), len(other)) // 2)
+def best_shift(one: F64, other: F64) -> tuple[float, float, float]:
+    """Highest correlation of two sequences over all shifts, that shift, and how much they overlap there, in seconds."""
+    least = max(SHORTEST * ENVELOPE_RATE, min(len(one), len(other)) // 2)
     size = scipy.fft.next_fast_len(len(one) + len(other) - 1, real=True)
 
     def correlate(a: F64, b: F64) -> F64:
@@ -108,7 +119,7 @@ def best_shift(one: F64, other: F64) -> tuple[float, int, int]:
     score = np.where(counts >= least, covariance / spread, -1.0)
     place = int(score.argmax())
     shift = place if place < len(one) else place - size
-    return float(score[place]), shift, int(counts[place]) + 1
+    return float(score[place]), shift / ENVELOPE_RATE, float(counts[place]) / ENVELOPE_RATE
 
 
 def group_subjects(subjects: Sequence[str], pairs: pl.DataFrame) -> dict[str, str]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from domains.common.errors import PreparedDataError
 from domains.common.intervals import Estimate, Floats
-from domains.ieeg.detections import Decisions, events_of, labelled_events, positive_windows, window_labels
+from domains.ieeg.detections import Decisions, events_of, labelled_events, positive_windows, smoothed, window_labels
 from domains.ieeg.scoring import EVENT_RATE, Scoring, detected, score_events, score_samples
 from domains.ieeg.timeline import Coverage, Intervals, Ints, clipped, extended, merged
 from domains.ieeg.window_table import WindowTable, window_table
@@ -41,6 +41,7 @@ class Evidence:
         table: windows of the annotated recordings.
         labels: of the windows.
         positive: windows whose own probability reaches the threshold, without smoothing.
+        scores: smoothed probability of each window, which the threshold of detections is for.
         settings: how it was counted.
         exact: seizures have the times of their annotations, not those of labelled windows.
         reference: true seizures, united.
@@ -55,12 +56,13 @@ class Evidence:
         left_out: names of recordings in which nobody looked for seizures.
 
     Shape:
-        labels, positive (N,); confidence as many as detections; owner (R,).
+        labels, positive, scores (N,); confidence as many as detections; owner (R,).
     """
 
     table: WindowTable
     labels: Ints
     positive: NDArray[np.bool_]
+    scores: Floats
     settings: Settings
     exact: bool
     reference: Intervals
@@ -120,9 +122,11 @@ def gather(predictions: pl.DataFrame, settings: Settings | None = None, events: 
         if table.predicted is None:
             raise PreparedDataError("predictions lack the column predicted; give the threshold that decides")
         positive = final = table.predicted == 1
+        scores = table.probability
     else:
+        scores = smoothed(table, rules.decisions)
         positive = table.probability >= rules.threshold
-        final = positive_windows(table, rules.threshold, rules.decisions)
+        final = positive_windows(table, rules.threshold, rules.decisions, scores)
     detections, confidence = events_of(table, final)
     subjects = sorted(set(table.subjects))
     place = {name: i for i, name in enumerate(subjects)}
@@ -130,6 +134,7 @@ def gather(predictions: pl.DataFrame, settings: Settings | None = None, events: 
         table=table,
         labels=labels,
         positive=positive,
+        scores=scores,
         settings=rules,
         exact=events is not None,
         reference=reference,

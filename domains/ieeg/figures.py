@@ -20,7 +20,7 @@ from domains.ieeg.subject_scores import subject_scores, window_scores
 from domains.ieeg.threshold import EventSweep, spread_thresholds
 from domains.ieeg.window_scores import WindowScores
 
-THRESHOLDS = 60  # of the curve of events
+THRESHOLDS = 40  # of the curve of events, before it is refined
 SHOWN_SUBJECTS = 40
 CLASSES = ("background", "seizure")
 
@@ -63,9 +63,8 @@ def event_operating_curve(evidence: Evidence, metrics: Mapping[str, Estimate]) -
     settings = evidence.settings
     given = settings.threshold is not None
     decisions = settings.decisions if given else Decisions(smoothing=1, min_duration=0)
-    sweep = EventSweep(evidence.table, evidence.reference, decisions, settings.scoring)
-    thresholds = spread_thresholds(sweep, THRESHOLDS)
-    true, hits, alarms = sweep.counts(thresholds).T
+    sweep = EventSweep(evidence.table, evidence.reference, decisions, settings.scoring, evidence.scores)
+    true, hits, alarms = _swept(sweep).T
     days = float(evidence.by_subject("seconds").sum()) / DAY
     figure, panel = axes(6.2, 4.4)
     panel.plot(alarms / days, hits / true, "-", color=BLUE, linewidth=1.2, marker=".", markersize=4, label="thresholds")
@@ -86,6 +85,23 @@ def event_operating_curve(evidence: Evidence, metrics: Mapping[str, Estimate]) -
         " intervals at the threshold in use. The axis is logarithmic except near 0."
     )
     return Picture("Sensitivity and false alarms by threshold", caption, figure)
+
+
+def _swept(sweep: EventSweep) -> Floats:
+    """Counts at thresholds, falling; twice as many where the curve moves most."""
+    thresholds = spread_thresholds(sweep, THRESHOLDS)
+    counts = sweep.counts(thresholds)
+    levels = np.unique(sweep.scores)
+    for _ in range(2):
+        steps = np.abs(np.diff(counts[:, 1])) / counts[0, 0] + np.abs(np.diff(np.log1p(counts[:, 2]))) / 4
+        places = np.searchsorted(levels, thresholds)
+        middle = (places[1:] + places[:-1]) // 2
+        wide = np.flatnonzero((steps > 0) & (middle > places[:-1]))
+        fresh = levels[middle[wide[np.argsort(-steps[wide], kind="stable")[: THRESHOLDS // 2]]]]
+        order = np.argsort(np.r_[thresholds, fresh])
+        counts = np.r_[counts, sweep.counts(fresh)][order]
+        thresholds = np.r_[thresholds, fresh][order]
+    return counts[::-1]
 
 
 def _named(found: float, rate: float) -> tuple[tuple[float, str], tuple[float, str]]:

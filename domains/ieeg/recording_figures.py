@@ -120,19 +120,20 @@ def close_up(evidence: Evidence, title: str, recording: int) -> Picture:
     above.set_ylim(2.0, -0.2)
     _legend(above)
     low, high = np.searchsorted(table.recording, [recording, recording + 1])
-    times, highest = _peaks(table.onset[low:high] / divisor, table.probability[low:high], table.stretch[low:high])
+    times, highest = _peaks(table.onset[low:high] / divisor, evidence.scores[low:high], table.stretch[low:high])
     below.plot(times, highest, color=GREY, linewidth=0.8)
     if evidence.settings.threshold is not None:
         below.axhline(evidence.settings.threshold, color=ORANGE, linewidth=1, linestyle="--", label="threshold")
         below.legend(frameon=False, loc="upper right", fontsize=8)
     below.set_ylim(-0.02, 1.02)
     below.set_xlim(-0.01 * table.durations[recording] / divisor, 1.01 * table.durations[recording] / divisor)
-    below.set_ylabel("probability of\na seizure")
+    width = evidence.settings.decisions.smoothing if evidence.settings.threshold is not None else 1
+    below.set_ylabel("probability of\na seizure" + (", smoothed" if width > 1 else ""))
     below.set_xlabel(f"time in the recording, {unit}")
     row = evidence.counts.row(recording, named=True)
     caption = (
         f"{row['recording']}: {row['tp']} of {row['reference']} events found, {row['fp']} false alarms in"
-        f" {row['seconds'] / 3600:.2f} h. Of neighbouring windows the highest probability is drawn."
+        f" {row['seconds'] / 3600:.2f} h. Where windows are too many, the highest probability of neighbours is drawn."
     )
     return Picture(title, caption, figure)
 
@@ -172,7 +173,7 @@ def onsets(evidence: Evidence) -> Picture | None:
     panel.plot(latency, np.arange(len(chosen)), ".", color=ORANGE, markersize=5)
     panel.set_xlim(-BEFORE, AFTER)
     panel.set_yticks([])
-    panel.set_ylabel(f"{len(chosen)} seizures")
+    panel.set_ylabel(f"{len(chosen)} seizure{'' if len(chosen) == 1 else 's'}")
     panel.set_xlabel("time from the onset of the seizure, s")
     figure.colorbar(shown, ax=panel, label="probability of a seizure", shrink=0.9)
     rest = f" {len(chosen)} of {len(seizures)}, evenly chosen." if len(chosen) < len(seizures) else ""

@@ -91,14 +91,19 @@ class EventSweep:
         reference: true seizures.
         decisions: smoothing and lengths of detections.
         scoring: parameters.
-
-    Attributes:
-        scores: smoothed probabilities (N,).
+        scores: smoothed probabilities (N,), where they are known.
     """
 
-    def __init__(self, table: WindowTable, reference: Intervals, decisions: Decisions, scoring: Scoring) -> None:
+    def __init__(
+        self,
+        table: WindowTable,
+        reference: Intervals,
+        decisions: Decisions,
+        scoring: Scoring,
+        scores: Floats | None = None,
+    ) -> None:
         self.table, self.reference, self.decisions, self.scoring = table, reference, decisions, scoring
-        self.scores = smoothed(table, decisions)
+        self.scores = smoothed(table, decisions) if scores is None else scores
         self._durations = table.durations
 
     def counts(self, thresholds: Floats) -> Floats:

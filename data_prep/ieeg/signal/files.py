@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from data_prep.ieeg.records import F32
+from data_prep.ieeg.signal.statistics import power_sums
 
 SEGMENT = 5.0  # s of a chunk: what models read at a time
 
@@ -64,10 +65,7 @@ class PartWriter:
         self._signal[:, self._place : self._place + signal.shape[1]] = signal
         self._place += signal.shape[1]
         self.samples += signal.shape[1]
-        power = signal.astype(np.float64)
-        for i in range(4):
-            self.moments[i] += power.sum(axis=1)
-            power = power * signal
+        self.moments += power_sums(signal)
 
     def __enter__(self) -> PartWriter:
         return self

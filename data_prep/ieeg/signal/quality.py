@@ -18,7 +18,7 @@ def doubts(found: ChannelStatistics, mains: float) -> list[str]:
     """Why each channel is doubtful; "" where it is not.
 
     Flat or missing for most of the recording; variance, power of the mains, or kurtosis far from those of the other
-    channels: more than 6 robust standard deviations (median and interquartile range, of logarithms).
+    channels: more than 6 robust standard deviations (from the median absolute one, of logarithms).
 
     Args:
         found: statistics of the raw recording.
@@ -57,8 +57,8 @@ def in_volts(found: ChannelStatistics) -> bool:
 
 
 def _robust(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    low, middle, high = np.percentile(values, [25, 50, 75])
-    spread = max((high - low) / 1.349, 1e-3 + 0.05 * abs(middle))
+    middle = np.median(values)
+    spread = max(1.4826 * float(np.median(np.abs(values - middle))), 1e-3 + 0.05 * abs(float(middle)))
     return np.asarray((values - middle) / spread)
 
 

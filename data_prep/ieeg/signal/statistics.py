@@ -18,6 +18,8 @@ SAMPLED_SECONDS = 4.0  # of each block, for moments and spectra
 MAINS_BAND = 1.0  # Hz on either side of the mains
 NEIGHBOURS = (3.0, 6.0)  # Hz from it, what it is compared with
 MAINS = (50.0, 60.0)
+ENVELOPE_RATE = 4  # Hz
+LINE_RATE = 128.0  # Hz at which the length of a line is measured
 DIGITS = 6  # of numbers that leave a task, so that they do not depend on the order of sums
 
 
@@ -35,11 +37,11 @@ class ChannelStatistics:
         moments: sums of x, x², x³, x⁴ over the sampled ones.
         amplitude: median of |x| of each stretch, weighted by its samples.
         mains: sum over blocks of the power at 50 and 60 Hz, and beside them.
-        envelope: mean over channels of the length of the line, second by second.
+        envelope: mean over channels of the length of the line, four times a second.
         digest: of the values.
 
     Shape:
-        missing, flat, zeros, amplitude (C,); moments (4, C); mains (2, 2, C); envelope (seconds,).
+        missing, flat, zeros, amplitude (C,); moments (4, C); mains (2, 2, C); envelope (4 a second,).
     """
 
     samples: int
@@ -104,6 +106,14 @@ class ChannelStatistics:
         return 10 * np.log10(np.maximum(ratio, 1e-6))
 
 
+def power_sums(signal: npt.NDArray[np.floating[Any]]) -> F64:
+    """Sums of x, x², x³ and x⁴ of each channel, (C, n) -> (4, C); added up in the precision of the signal."""
+    squares = signal * signal
+    sums = signal.sum(axis=1), squares.sum(axis=1)
+    cubes, fourths = (np.einsum("cn,cn->c", squares, other) for other in (signal, squares))
+    return np.stack([*sums, cubes, fourths]).astype(np.float64)
+
+
 class Scanner:
     """Collects the statistics of consecutive blocks.
 
@@ -119,7 +129,9 @@ class Scanner:
         self.zeros, self.run = np.zeros(channels), np.zeros(channels)
         self.moments, self.mains = np.zeros((4, channels)), np.zeros((2, 2, channels))
         self.amplitudes: list[tuple[int, F64]] = []
-        self.envelope: list[F64] = []
+        self.envelope = np.zeros(0)
+        self.steps = np.zeros(0)
+        self.last: F32 | None = None
         self.hash = hashlib.sha256()
 
     def add(self, signal: F32) -> None:
@@ -141,10 +153,26 @@ class Scanner:
             low, high = pieces.min(axis=2), pieces.max(axis=2)
             self._stretches(low, high)
             self.seconds += whole
-            # of every fourth sample, which is enough for an envelope
-            steps = np.abs(np.diff(pieces[:, :, :: max(second // 128, 1)], axis=2)).mean(axis=(0, 2), dtype=np.float64)
-            self.envelope.append(steps)
+        self._lengths(signal)
         self._sample(signal)
+
+    def _lengths(self, signal: F32) -> None:
+        """Add the block's part of the envelope; bins and steps lie where they lie in the whole stretch."""
+        begin, step = self.samples - signal.shape[1], max(int(self.rate / LINE_RATE), 1)
+        places = np.arange(-(-begin // step) * step, self.samples, step)
+        chosen = signal[:, places - begin]
+        if self.last is not None:
+            chosen, places = np.concatenate([self.last[:, None], chosen], axis=1), np.r_[places[:1] - step, places]
+        if chosen.shape[1] < 2:
+            return
+        self.last = chosen[:, -1]
+        moves = np.abs(np.diff(chosen, axis=1)).mean(axis=0, dtype=np.float64)
+        bins = (places[1:] * ENVELOPE_RATE / self.rate).astype(np.int64)
+        size = int(bins[-1]) + 1
+        grown = [np.concatenate([old, np.zeros(size - len(old))]) for old in (self.envelope, self.steps)]
+        self.envelope, self.steps = grown
+        self.envelope += np.bincount(bins, moves, size)
+        self.steps += np.bincount(bins, minlength=size)
 
     def _stretches(self, low: F32, high: F32) -> None:
         still = low == high
@@ -157,8 +185,7 @@ class Scanner:
     def _sample(self, signal: F32) -> None:
         chosen = signal[:, : int(SAMPLED_SECONDS * self.rate) or 1].astype(np.float64)
         self.count += chosen.shape[1]
-        for power in range(4):
-            self.moments[power] += (chosen ** (power + 1)).sum(axis=1)
+        self.moments += power_sums(chosen)
         self.amplitudes.append((signal.shape[1], np.median(np.abs(chosen - chosen.mean(1, keepdims=True)), axis=1)))
         if chosen.shape[1] < self.rate:
             return
@@ -183,6 +210,6 @@ class Scanner:
             moments=self.moments,
             amplitude=np.average([found for _, found in self.amplitudes], axis=0, weights=weights),
             mains=self.mains,
-            envelope=np.concatenate(self.envelope) if self.envelope else np.zeros(0),
+            envelope=self.envelope / np.maximum(self.steps, 1),
             digest=self.hash.hexdigest(),
         )
