@@ -95,7 +95,7 @@ def _changes(envelope: F64) -> F64:
     floor = max(float(np.median(smooth)) * 1e-3, 1e-12)
     logarithm = np.log(np.maximum(smooth, floor))
     changes = logarithm[ENVELOPE_RATE:] - logarithm[:-ENVELOPE_RATE]
-    return scipy.stats.rankdata(changes) / len(changes) - 0.5
+    return np.asarray(scipy.stats.rankdata(changes) / len(changes) - 0.5)
 
 
 def best_shift(one: F64, other: F64) -> tuple[float, float, float]:

@@ -194,9 +194,7 @@ class _MappedMatrix:
         self.file.close()
 
 
-def _oriented(
-    values: npt.NDArray[Any], path: Path, variable: str, channels: int, samples: int
-) -> npt.NDArray[Any]:
+def _oriented(values: npt.NDArray[Any], path: Path, variable: str, channels: int, samples: int) -> npt.NDArray[Any]:
     if values.dtype.kind in "iuf" and values.shape == (channels, samples):
         return values
     if values.dtype.kind in "iuf" and values.shape == (samples, channels):

@@ -24,7 +24,7 @@ from data_prep.ieeg.find import below, natural_key, unique_names, walk
 from data_prep.ieeg.header import Header
 from data_prep.ieeg.listing import Annotated, Gatherer, Identity
 from data_prep.ieeg.records import Asked, Channel, Listing, Recording
-from data_prep.ieeg.swec_mat import describe_hours, describe_short
+from data_prep.ieeg.swec_mat import Entry, describe_hours, describe_short
 
 LICENCE = "CDLA-Permissive-2.0 (long-term HDF5 release of SWEC-ETHZ; research only)"
 # Folders of the HDF5 release that hold the same recordings: two public audits, and the official table of channels.
@@ -65,12 +65,12 @@ def read(raw: Sequence[Path], asked: Asked) -> Listing:
     elif len(layouts) > 1:
         raise ConfigError(f"{raw[0]}: holds {', '.join(layouts)}; choose one with --version")
     lists: list[Path] = []
-    makers = [maker for group in groups for maker in _MAKERS[group.layout](group, raw, gatherer, lists)]
-    names = unique_names(name for name, _, _, _ in makers)
-    identities = [Identity(name, one[1], one[2]) for name, one in zip(names, makers, strict=True)]
+    entries = [entry for group in groups for entry in _ENTRIES[group.layout](group, raw, gatherer, lists)]
+    names = unique_names(entry.name for entry in entries)
+    identities = [Identity(name, one.subject, one.source) for name, one in zip(names, entries, strict=True)]
     gatherer.read_events(identities)
-    for at, (identity, (_, _, source, make)) in enumerate(zip(identities, makers, strict=True)):
-        gatherer.add(source, partial(make, identity, at))
+    for at, (identity, entry) in enumerate(zip(identities, entries, strict=True)):
+        gatherer.add(entry.source, partial(entry.make, identity, at))
     long = groups[0].layout == "long-term"
     notes = _known_copies({recording.subject for recording in gatherer.recordings}) if long else {}
     licence = LICENCE if long else "not stated (older SWEC-ETHZ releases, research only)"
@@ -124,7 +124,7 @@ def make_channels(count: int, rate: float) -> tuple[Channel, ...]:
     return tuple(Channel(f"iEEG{at + 1:02d}", at, "SEEG", rate=rate) for at in range(count))
 
 
-def _long_term(group: _Subject, raw: Sequence[Path], gatherer: Gatherer, lists: list[Path]) -> list[Any]:
+def _long_term(group: _Subject, raw: Sequence[Path], gatherer: Gatherer, lists: list[Path]) -> list[Entry]:
     totals = [path for path in group.files if path.stem.lower().endswith("_total")]
     parts = [path for path in group.files if path not in totals]
     total = totals[0] if totals else None
@@ -145,14 +145,16 @@ def _long_term(group: _Subject, raw: Sequence[Path], gatherer: Gatherer, lists: 
         )
         remarks = []
         if group.subject in COPIES:
-            remarks.append(f"{group.subject} is known to be a copy of {COPIES[group.subject]}: one person under two ids")
+            remarks.append(
+                f"{group.subject} is known to be a copy of {COPIES[group.subject]}: one person under two ids"
+            )
         annotated = Annotated(found.marks or (), found.marks is not None, total)
         recording = gatherer.build(header, identity, annotated, position, files=found.files, remarks=remarks)
         if total is not None and total not in found.files:
             lists.append(total)
         return recording
 
-    return [(group.subject, group.subject, source, make)]
+    return [Entry(group.subject, group.subject, source, make)]
 
 
 def _known_copies(subjects: set[str]) -> dict[str, Any]:
@@ -163,13 +165,13 @@ def _known_copies(subjects: set[str]) -> dict[str, Any]:
     return {"known_copies": there, "known_copies_with_original": both}
 
 
-def _hourly(group: _Subject, raw: Sequence[Path], gatherer: Gatherer, lists: list[Path]) -> list[Any]:
+def _hourly(group: _Subject, raw: Sequence[Path], gatherer: Gatherer, lists: list[Path]) -> list[Entry]:
     return describe_hours(group.subject, group.files, raw, gatherer, lists, make_channels)
 
 
-def _short_term(group: _Subject, raw: Sequence[Path], gatherer: Gatherer, lists: list[Path]) -> list[Any]:
+def _short_term(group: _Subject, raw: Sequence[Path], gatherer: Gatherer, lists: list[Path]) -> list[Entry]:
     del lists
     return [describe_short(group.subject, path, below(path, raw), gatherer, make_channels) for path in group.files]
 
 
-_MAKERS = {"long-term": _long_term, "hourly": _hourly, "short-term": _short_term}
+_ENTRIES = {"long-term": _long_term, "hourly": _hourly, "short-term": _short_term}

@@ -27,7 +27,10 @@ from domains.ieeg.threshold import choose_detection_threshold
 CLASSES = ("background", "seizure")
 Tuning = Literal["full", "lora", "head"]
 # name of a metric of `evaluate_detection` -> what validation calls it
-VALIDATED = ("event_f1", "event_sensitivity", "false_alarms_per_24h", "auroc", "average_precision", "cohen_kappa", "log_loss")
+VALIDATED = (
+    *("event_f1", "event_sensitivity", "false_alarms_per_24h", "auroc", "average_precision", "cohen_kappa"),
+    "log_loss",
+)
 
 
 class Detector(SignalModule):
@@ -160,10 +163,10 @@ class Detector(SignalModule):
         unit = "subjects" if group.get("kept_apart") else "subjects, which the data do not keep apart"
         rules = self.decisions
         return (
-            f"Intervals are resampled over {unit}. A decision every {data.decision_stride / data.rate:g} s; probabilities"
-            f" are smoothed (moving {rules.method} of {rules.smoothing}), the threshold is {float(self.threshold):.4f}"
-            f" (chosen on the validation split), detections shorter than {rules.min_duration:g} s are dropped. Events are"
-            " scored by the rules of SzCORE (Dan et al., 2024)."
+            f"Intervals are resampled over {unit}. A decision every {data.decision_stride / data.rate:g} s;"
+            f" probabilities are smoothed (moving {rules.method} of {rules.smoothing}), the threshold is"
+            f" {float(self.threshold):.4f} (chosen on the validation split), detections shorter than"
+            f" {rules.min_duration:g} s are dropped. Events are scored by the rules of SzCORE (Dan et al., 2024)."
         )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from domains.common.attention import record
@@ -40,7 +41,7 @@ class Case:
         channels: names.
         signal: of the window, microvolts.
         attention: of the decided segment, mean over heads and channels, of every block; adds up to 1.
-        importance: probability that is lost when a channel is not seen by any other.
+        importance: log-odds that are lost when a channel is not seen by any other.
 
     Shape:
         signal (C, T L), attention (blocks, T, C), importance (C,).
@@ -134,15 +135,16 @@ def _look(module: SeizureModule, data: Any, store: WindowStore, reader: Any, tit
     _, segments, channels, _ = x.shape
     tokens = net.backbone.encode(x)
     with record(net.backbone) as maps:
-        probability = float(net.head(net.pool(tokens)).double().softmax(-1)[0, 1])
+        logits = net.head(net.pool(tokens)).double()[0]
+    probability = float(logits.softmax(-1)[1])
     # (1, H, queries, T C) of each block; the decided segment's queries are the last C
     attention = [found[0][0, :, -channels:].float().mean((0, 1)).view(segments, channels) for found in maps.values()]
     lost = []
     for channel in range(channels):
         mask = torch.ones(1, segments, channels, dtype=torch.bool, device=x.device)
         mask[..., channel] = channels == 1
-        others = float(net.head(_without(net, tokens, mask, channel)).double().softmax(-1)[0, 1])
-        lost.append(probability - others)
+        others = net.head(_without(net, tokens, mask, channel)).double()[0]
+        lost.append(float(logits[1] - logits[0] - others[1] + others[0]))
     name = batch["recording"][0]
     return Case(
         title,
@@ -193,13 +195,14 @@ def _draw(case: Case, store: WindowStore) -> Picture:
     colours = [ORANGE if value > 0 else GREY for value in case.importance[order]]
     right.barh(range(len(order)), case.importance[order], color=colours)
     right.axvline(0, color=GREY, linewidth=0.8)
-    right.set_xlabel("probability lost\nwithout it")
+    right.xaxis.set_major_locator(MaxNLocator(3))
+    right.set_xlabel("log-odds lost\nwithout it")
     truth = "seizure" if case.label else "no seizure"
     title = f"{case.title}: {plain(case.recording, 40)} at {case.onset:,.0f} s"
     caption = (
         f"Probability {case.probability:.3f}, annotated: {truth}. Channels with the most attention, in the order of the"
         f" recording; traces in microvolts, {spread:,.0f} µV from line to line or so. Attention is that of the decided"
-        " segment, mean over heads and channels; bars tell how the probability falls when no other channel sees this"
-        " one and it is not read itself."
+        " segment, mean over heads and channels; bars tell how the log-odds of a seizure fall when no other channel"
+        " sees this one and it is not read itself."
     )
     return Picture(title, caption, figure)

@@ -1,8 +1,8 @@
 """A forecaster of multivariate series on MVPA: patches of each variate as tokens, variates as channels.
 
 The paper reports forecasting (ETT) without a published model or its sizes; what stands here is this project's reading:
-tokens are patches of every variate, blocks are those of MVPFormer, one linear map leads from the last token of a variate
-to its horizon, and each window is normalised by itself (Kim et al., ICLR 2022, RevIN without its affine map).
+tokens are patches of every variate, blocks are those of MVPFormer, one linear map leads from the last token of a
+variate to its horizon, and each window is normalised by itself (Kim et al., ICLR 2022, RevIN without its affine map).
 """
 
 from __future__ import annotations

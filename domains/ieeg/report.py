@@ -51,7 +51,8 @@ def _pretraining(predictions: pl.DataFrame) -> list[Picture]:
         values = part["accuracy"].to_numpy()
         metric = {"accuracy": lambda weights, values=values: float(weights @ values / weights.sum())}
         groups = part["recording"].to_numpy()
-        found.append((f"{name} ({len(part):,})", group_bootstrap(metric, len(part), groups, replicates=200)["accuracy"]))
+        estimate = group_bootstrap(metric, len(part), groups, replicates=200)["accuracy"]
+        found.append((f"{name} ({len(part):,})", estimate))
     overall = float(predictions["accuracy"].mean())  # type: ignore[arg-type]
     figure = dots(found, label="share of next tokens found among 31", overall=overall, chance=None)
     caption = (

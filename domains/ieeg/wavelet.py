@@ -51,6 +51,8 @@ def wavelet_transform(x: Tensor) -> Tensor:
     """
     flat = x.reshape(-1, x.shape[-1])
     flat = flat if flat.dtype == torch.float64 else flat.float()
+    if torch.compiler.is_compiling():  # the number of rows is free in an exported program
+        return _transform(flat).view(*x.shape[:-1], -1)
     rows = max(1, CHUNK // x.shape[-1])
     parts = [_transform(flat[start : start + rows]) for start in range(0, max(len(flat), 1), rows)]
     return torch.cat(parts).view(*x.shape[:-1], -1)
@@ -63,7 +65,7 @@ def _transform(approximation: Tensor) -> Tensor:
         count = (size + TAPS - 1) // 2
         wrapped = torch.cat([approximation[:, 2 - TAPS :], approximation, approximation[:, : 6 + size % 2]], dim=-1)
         even, odd = wrapped[:, 0::2].contiguous(), wrapped[:, 1::2].contiguous()
-        low, high = (approximation.new_zeros(len(approximation), count) for _ in range(2))
+        low, high = (approximation.new_zeros(approximation.shape[0], count) for _ in range(2))
         for i in range(TAPS // 2):
             for signal, tap in ((even[:, i : i + count], TAPS - 1 - 2 * i), (odd[:, i : i + count], TAPS - 2 - 2 * i)):
                 low.add_(signal, alpha=LOW[tap])

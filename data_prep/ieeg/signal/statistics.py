@@ -89,7 +89,7 @@ class ChannelStatistics:
     def variance(self) -> F64:
         """Of each channel, (C,)."""
         mean, square = self.moments[0] / self.count, self.moments[1] / self.count
-        return np.maximum(square - mean**2, 0.0)
+        return np.asarray(np.maximum(square - mean**2, 0.0))
 
     @property
     def kurtosis(self) -> F64:
@@ -97,13 +97,13 @@ class ChannelStatistics:
         m1, m2, m3, m4 = self.moments / self.count
         central = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
         variance = self.variance
-        return np.divide(central, variance**2, out=np.full_like(variance, np.nan), where=variance > 0)
+        return np.asarray(np.divide(central, variance**2, out=np.full_like(variance, np.nan), where=variance > 0))
 
     def mains_ratio(self, mains: float) -> F64:
         """Power at the mains over that beside it, dB, (C,)."""
         inside, beside = self.mains[MAINS.index(mains)] if mains in MAINS else self.mains[0]
         ratio = np.divide(inside, beside, out=np.ones_like(inside), where=beside > 0)
-        return 10 * np.log10(np.maximum(ratio, 1e-6))
+        return np.asarray(10 * np.log10(np.maximum(ratio, 1e-6)))
 
 
 def power_sums(signal: npt.NDArray[np.floating[Any]]) -> F64:

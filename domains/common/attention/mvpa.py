@@ -137,7 +137,9 @@ class MultiVariateParallelAttention(Recordable):
         time_keys = self._time_keys(time, segments)  # (K, T, D)
         channel_keys = self._channel_keys(channel, channels, counts)  # (1 or B, K, 2 C - 1, D)
         keys = None if counts is None else torch.arange(channels, device=x.device) < counts[:, None]  # (B, C)
-        explicit = dropout > 0.0 or mask is not None or self.recording or self.backend == "explicit"
+        # an exported program has no loops over sizes
+        asked = self.backend == "explicit" or torch.compiler.is_compiling()
+        explicit = dropout > 0.0 or mask is not None or self.recording or asked
         if explicit:
             out = self._explicit(q, k, v, time_keys, channel_keys, _every_mask(mask, keys), dropout)
         elif self.backend == "flex" or (self.backend == "auto" and flex_attends(q)):
@@ -209,7 +211,7 @@ class MultiVariateParallelAttention(Recordable):
         keys: Tensor | None,
     ) -> Tensor:
         batch, _, segments, channels, _ = k.shape
-        bias = (self.bias * self.scale).transpose(0, 1).expand(batch, -1, -1, -1)
+        bias = (self.bias * self.scale).to(q.dtype).transpose(0, 1).expand(batch, -1, -1, -1)
         layout = Layout(segments, channels, self.group, self.window, q.shape[2], self.content)
         inputs = Inputs(
             q.flatten(0, 1),
