@@ -8,6 +8,7 @@ demo: $(VENV)/.installed  ## prepare embedded data, train, evaluate, write repor
 	$(BIN)/heptad ctr demo
 	$(BIN)/heptad seqrec demo
 	$(BIN)/heptad medical demo
+	$(BIN)/heptad ieeg demo
 
 test: $(VENV)/.installed  ## the default tests (under 10 minutes on 2 cores)
 	$(BIN)/python -m pytest -q -n 2
@@ -20,7 +21,7 @@ lint: $(VENV)/.installed  ## linter, formatter, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed  ## timings of this checkout; peers join with PEER_PYTHON=... and WSI_PYTHON=...
+bench: $(VENV)/.installed  ## timings of this checkout; peers join with PEER_PYTHON=..., WSI_PYTHON=..., EEG_PYTHON=...
 	$(BIN)/python -m benchmarks.ctr_training $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
 	$(BIN)/python -m benchmarks.ctr_preparation $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
 	$(BIN)/python -m benchmarks.seqrec_training $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
@@ -30,6 +31,9 @@ bench: $(VENV)/.installed  ## timings of this checkout; peers join with PEER_PYT
 	$(BIN)/python -m benchmarks.medical_bag --input
 	$(BIN)/python -m benchmarks.medical_tiling $(if $(WSI_PYTHON),--peer-python $(WSI_PYTHON))
 	$(BIN)/python -m benchmarks.medical_heatmap
+	$(BIN)/python -m benchmarks.ieeg_attention $(if $(EEG_PYTHON),--peer-python $(EEG_PYTHON))
+	$(BIN)/python -m benchmarks.ieeg_attention --whole --sizes 25x64 $(if $(EEG_PYTHON),--peer-python $(EEG_PYTHON))
+	$(BIN)/python -m benchmarks.ieeg_preparation
 
 install: $(VENV)/.installed
 

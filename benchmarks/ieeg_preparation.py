@@ -63,15 +63,16 @@ def main() -> None:
                 path = Path(folder) / "night.edf"
                 write_recording(path, hours, options.channels, options.rate)
                 out = Path(folder) / f"out{repeat}"
-                words = ["ieeg", "prep", "edf", "--raw", str(path), "--out", str(out), "--workers", str(options.workers)]
-                command = [sys.executable, "-m", "apps.cli", *words, "--mains", "50", "--progress", "false"]
+                words = ["ieeg", "prep", "edf", "--raw", str(path), "--out", str(out), "--mains", "50"]
+                words += ["--workers", str(options.workers), "--progress", "false"]
+                command = [sys.executable, "-m", "apps.cli", *words]
                 found = measure("prep", int(hours * 3600), command, 3600)
                 if found.note:
                     raise RuntimeError(found.note)
                 seconds = hours * 3600
                 print(
-                    f"| {hours:g} | {path.stat().st_size / 1e9:.2f} | {found.wall:.1f} | **{seconds / found.wall:.0f}** "
-                    f"| {found.cpu:.1f} | {seconds / found.cpu:.0f} | {found.memory / 1e6:.0f} |",
+                    f"| {hours:g} | {path.stat().st_size / 1e9:.2f} | {found.wall:.1f} "
+                    f"| **{seconds / found.wall:.0f}** | {found.cpu:.1f} | {seconds / found.cpu:.0f} | {found.memory / 1e6:.0f} |",
                     flush=True,
                 )
 

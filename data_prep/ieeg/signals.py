@@ -13,7 +13,6 @@ MODULES = {
     "brainvision": "brainvision_signal",
     "swec-h5": "swec_hdf5",
     "mat": "matlab",
-    "mayo-fnusa": "mayo_fnusa",
     "bonn": "bonn",
 }
 

@@ -1,10 +1,10 @@
-"""SWEC-ETHZ iEEG (Burrello et al., 2018, 2019; Carzaniga et al., 2025): long-term as HDF5, hourly .mat, short-term .mat.
+"""SWEC-ETHZ iEEG (Burrello et al., 2018, 2019; Carzaniga et al., 2025): long-term HDF5, hourly and short-term .mat.
 
 | layout | files | seizures |
 |---|---|---|
 | long-term, 68 folders | `IDxx/IDxx_total.h5` over `IDxx_part_k.h5` | `data/seizures` in seconds |
 | long-term, by the hour | `IDx_yh.mat` with `EEG`, `IDx_info.mat` with `fs` | `seizure_begin`, `seizure_end` |
-| short-term | one .mat for each seizure, with `EEG` at 512 Hz | from 3 min after the beginning to 3 min before the end |
+| short-term | one .mat for each seizure, with `EEG` at 512 Hz | all but the first and last 3 min |
 
 The signals are band-passed (0.5 to 150 Hz) and referenced to the median. Of the 68 folders, 18 are copies of others.
 """

@@ -101,9 +101,7 @@ class Detector(SignalModule):
         threshold = choose_detection_threshold(table, events=events, decisions=self.decisions).threshold
         if not self.trainer.sanity_checking:
             self.threshold.fill_(threshold)
-        found = evaluate_detection(
-            table, threshold=threshold, events=events, decisions=self.decisions, replicates=1
-        )
+        found = evaluate_detection(table, threshold=threshold, events=events, decisions=self.decisions, replicates=1)
         # every process has the same numbers
         self.log_dict({f"val/{name}": found[name].value for name in VALIDATED}, sync_dist=True)
 

@@ -31,7 +31,13 @@ RUNS = {
     "adapters": ("seizure", ("--model.tuning", "lora", "--model.lora_rank", "2", "--ema", "0.9", *FEW)),
     "pretrain": ("pretrain", ("--model.checkpointing", "true", *FEW)),
     "band-energy": ("band-energy", FEW),
-    "forecast": ("forecast", ("--model.dropout", "0.3",)),
+    "forecast": (
+        "forecast",
+        (
+            "--model.dropout",
+            "0.3",
+        ),
+    ),
 }
 
 

@@ -20,9 +20,10 @@ def test_new_recordings_get_the_same_numbers(tmp_path):
     card = apply(tmp_path / "out", raw / "pat1", tmp_path / "new", executor="serial", progress=False)
     assert list(card["splits"]) == ["predict"]
     row = pl.read_parquet(tmp_path / "new" / "predict" / "part-00000.parquet").row(0, named=True)
-    with h5py.File(tmp_path / "new" / row["files"][0]) as new, h5py.File(
-        tmp_path / "out" / "recordings" / "pat1_night" / "part-00000.h5"
-    ) as old:
+    with (
+        h5py.File(tmp_path / "new" / row["files"][0]) as new,
+        h5py.File(tmp_path / "out" / "recordings" / "pat1_night" / "part-00000.h5") as old,
+    ):
         np.testing.assert_array_equal(new["signal"][:], old["signal"][:])
     again = apply(tmp_path / "out", raw / "pat1", tmp_path / "new", executor="serial", progress=False)
     assert again == card

@@ -100,13 +100,14 @@ def test_subjects_with_the_same_signal_stay_together(tmp_path):
         run(raw, tmp_path / "refused", duplicates="refuse")
     table = tmp_path / "split.csv"
     table.write_text("subject,split\npat0,train\nother,test\npat1,train\npat2,valid\npat3,test\n")
-    with pytest.raises(LeakError, match="is in train .* and in test"):
+    with pytest.raises(LeakError, match=r"is in train .* and in test"):
         run(raw, tmp_path / "given", split=table)
 
 
 def test_a_given_split_is_kept(raw, tmp_path):
     table = tmp_path / "split.csv"
-    table.write_text("subject,split\n" + "".join(f"pat{i},{s}\n" for i, s in enumerate("train test valid test train".split())))
+    sides = ("train", "test", "valid", "test", "train")
+    table.write_text("subject,split\n" + "".join(f"pat{i},{side}\n" for i, side in enumerate(sides)))
     run(raw, tmp_path / "out", split=table)
     assert set(pl.read_parquet(tmp_path / "out" / "test" / "part-00000.parquet")["subject"]) == {"pat1", "pat3"}
     table.write_text("subject,split\npat0,train\n")

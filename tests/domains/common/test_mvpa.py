@@ -141,7 +141,7 @@ def test_rows_of_unlike_channels_in_one_batch_equal_each_alone_as_in_any_batch()
 def test_distances_mean_the_same_at_any_size():
     short, long = tokens(6, 3), tokens(6, 3)
     block = make(relative_index="distance")
-    x, time, channel = short
+    x, _, channel = short
     later = torch.cat([long[0], x], dim=1)  # the same segments, with others before them
     mask = torch.zeros(2, 12, 3, dtype=torch.bool)
     mask[:, 6:] = True

@@ -40,8 +40,7 @@ def write_prepared(root: Path, seconds: int = 60, channels=(3, 3), seed: int = 0
                     file["signal"] = piece
                 files.append(path.relative_to(root).as_posix())
                 sizes.append(piece.shape[1])
-            for place in range(size):
-                table.append((name, place, f"A{place + 1}", float(signal[place].var()), 3.0))
+            table += [(name, place, f"A{place + 1}", float(signal[place].var()), 3.0) for place in range(size)]
             rows.append((row, name, name, samples / RATE, samples, size, True, files, sizes))
         schema = {
             "row": pl.UInt32,
@@ -58,7 +57,8 @@ def write_prepared(root: Path, seconds: int = 60, channels=(3, 3), seed: int = 0
         path.parent.mkdir()
         pl.DataFrame(rows, schema=schema, orient="row").write_parquet(path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        splits[split] = {"rows": count, "parts": [{"path": f"{split}/part-00000.parquet", "rows": count, "sha256": digest}]}
+        part = {"path": f"{split}/part-00000.parquet", "rows": count, "sha256": digest}
+        splits[split] = {"rows": count, "parts": [part]}
     columns = ["recording", "subject", "onset", "offset", "label"]
     pl.DataFrame(events, schema=columns, orient="row").write_parquet(root / "events.parquet")
     columns = {"recording": pl.String, "position": pl.UInt32, "name": pl.String, "variance": pl.Float64}

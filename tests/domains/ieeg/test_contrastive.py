@@ -56,9 +56,11 @@ def test_a_stuck_channel_is_no_negative_of_itself():
     tokens = torch.randn(1, 1, 2, 8).expand(1, 3, 2, 8).clone()
     negatives = torch.tensor([0, 1, 2, 3]).expand(1, 3, 2, 4)
     logits = contrastive_logits(torch.randn(1, 3, 2, 8), tokens, negatives)
-    assert (logits[0, :, 0, 1:] == torch.tensor([-math.inf, 0, -math.inf, 0])).logical_or(
-        logits[0, :, 0, 1:].isfinite()
-    ).all()
+    assert (
+        (logits[0, :, 0, 1:] == torch.tensor([-math.inf, 0, -math.inf, 0]))
+        .logical_or(logits[0, :, 0, 1:].isfinite())
+        .all()
+    )
     assert logits[0, :, 0, 1].eq(-math.inf).all()
     assert logits[0, :, 0, 2].isfinite().all()
 

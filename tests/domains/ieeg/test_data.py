@@ -138,7 +138,7 @@ def test_buckets_hold_alike_recordings():
 
 
 def test_bad_directories_are_told(prepared, tmp_path):
-    with pytest.raises(PreparedDataError, match="dataset.json: not found"):
+    with pytest.raises(PreparedDataError, match=r"dataset.json: not found"):
         RecordingData(str(tmp_path / "none"), **CUT)
     root = shutil.copytree(prepared, tmp_path / "broken")
     data = RecordingData(str(root), batch_size=4, workers=0, **CUT)

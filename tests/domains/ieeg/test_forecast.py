@@ -121,9 +121,9 @@ def test_damaged_series_are_told(edit, message, tmp_path):
 def test_what_does_not_fit_is_told(prepared, tmp_path):
     with pytest.raises(PrepError, match="not found; name one CSV file"):
         prepare_series("series", tmp_path / "none.csv", tmp_path / "out")
-    with pytest.raises(PreparedDataError, match="too few for data.look_back 48 and data.horizon 200"):
+    with pytest.raises(PreparedDataError, match=r"too few for data.look_back 48 and data.horizon 200"):
         SeriesData(str(prepared), look_back=48, horizon=200).store("test")
-    with pytest.raises(ConfigError, match="does not divide data.look_back 48"):
+    with pytest.raises(ConfigError, match=r"does not divide data.look_back 48"):
         ForecastModule(48, 3, 12, patch=7)
     with pytest.raises(ConfigError, match="nothing is left"):
         ForecastModule(48, 3, 12, patch=12, depth=0, skip=False)
