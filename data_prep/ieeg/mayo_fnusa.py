@@ -95,7 +95,7 @@ def _describe(
 ) -> Recording | None:
     meaning = gatherer.labels.meaning(values["category"])
     matrix = describe_matrix(path, VARIABLES)
-    mark = Mark(0.0, matrix.samples / RATE, (values["category"],), row, f"line {row + 2}", meaning=meaning)
+    mark = Mark(0.0, matrix.samples / RATE, (values["category"],), row, f"line {row + 2}")
     if meaning == UNMATCHED:
         raise ConfigError(
             f"{table}: line {row + 2}: nobody says what category {values['category']!r} means; give a file of --labels"
