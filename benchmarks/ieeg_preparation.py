@@ -72,7 +72,8 @@ def main() -> None:
                 seconds = hours * 3600
                 print(
                     f"| {hours:g} | {path.stat().st_size / 1e9:.2f} | {found.wall:.1f} "
-                    f"| **{seconds / found.wall:.0f}** | {found.cpu:.1f} | {seconds / found.cpu:.0f} | {found.memory / 1e6:.0f} |",
+                    f"| **{seconds / found.wall:.0f}** | {found.cpu:.1f} | {seconds / found.cpu:.0f} "
+                    f"| {found.memory / 1e6:.0f} |",
                     flush=True,
                 )
 

@@ -263,7 +263,7 @@ class TestBids:
         (planted.root / "sub-02").rename(planted.root / "sub-1")
         for path in list((planted.root / "sub-1").rglob("sub-02*")):
             path.rename(path.with_name(path.name.replace("sub-02", "sub-1")))
-        with pytest.raises(LeakError, match="sub-0?1"):
+        with pytest.raises(LeakError, match=r"sub-0?1"):
             bids.read([planted.root], Asked())
 
     def test_tables_that_are_not_utf8_are_read_and_told(self, planted):
