@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import numpy.typing as npt
 
@@ -13,7 +11,7 @@ from data_prep.ieeg.brainvision_header import read_header
 from data_prep.ieeg.errors import TruncatedRecordingError
 from data_prep.ieeg.records import F32, Recording
 
-_BLOCK = 1 << 15  # numbers that are transposed at once: they stay in the cache
+_BLOCK = 1 << 16  # numbers that are transposed at once: they stay in the cache
 
 
 class BrainVisionReader:
@@ -47,19 +45,23 @@ class BrainVisionReader:
             CorruptRecordError: the file has become shorter.
         """
         out = np.empty((len(self.rows), max(stop - start, 0)), np.float32)
-        if not out.size:
-            return out
+        if out.size:
+            with np.errstate(invalid="ignore", over="ignore"):  # a damaged number is found later, as no number
+                self._fill(out, start, stop)
+        return out
+
+    def _fill(self, out: F32, start: int, stop: int) -> None:
         if self.header.vectorized:
             for row, channel in enumerate(self.rows):
                 begin = int(channel) * self.header.samples
                 np.multiply(self._map(begin + start, begin + stop), self.scales[row], out=out[row], casting="unsafe")
-            return out
+            return
         channels = len(self.header.names)
-        for first, last in _blocks(start, stop, max(_BLOCK // channels, 1)):
-            frames = self._map(first * channels, last * channels).reshape(-1, channels)
-            target = out[:, first - start : last - start]
-            np.multiply(frames[:, self.rows].T, self.scales[:, None], out=target, casting="unsafe")
-        return out
+        frames = self._map(start * channels, stop * channels).reshape(-1, channels)
+        for first in range(0, len(frames), _BLOCK // channels):
+            block = frames[first : first + _BLOCK // channels, self.rows]
+            target = out[:, first : first + len(block)]
+            np.multiply(block.T, self.scales[:, None], out=target, casting="unsafe")
 
     def _map(self, begin: int, end: int) -> npt.NDArray[np.generic]:
         """Numbers `begin` to `end` (excluded) of the file."""
@@ -72,11 +74,6 @@ class BrainVisionReader:
 
     def close(self) -> None:
         """Nothing is open between two reads."""
-
-
-def _blocks(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
-    for first in range(start, stop, size):
-        yield first, min(first + size, stop)
 
 
 def open_recording(recording: Recording) -> BrainVisionReader:

@@ -76,7 +76,7 @@ def choose(header: Header, choice: Choice) -> Chosen:
         RateError: no rate is that of most channels, or it is impossible.
     """
     channels = [_locate(channel) for channel in _name_kinds(header.channels)]
-    channels = [_select(channel, choice) for channel in channels]
+    channels = [_select(channel, choice, header.scalp) for channel in channels]
     channels, remarks = _convert(channels, choice.unit, header.path)
     channels = [_measure(channel, length) for channel, length in zip(channels, header.lengths, strict=True)]
     rate = _common_rate(channels, header.path)
@@ -109,7 +109,7 @@ def _locate(channel: Channel) -> Channel:
     return replace(channel, shaft=found.shaft or channel.shaft, contact=found.number)
 
 
-def _select(channel: Channel, choice: Choice) -> Channel:
+def _select(channel: Channel, choice: Choice, scalp: bool) -> Channel:
     if not channel.keep:
         return channel
     if choice.exclude is not None and choice.exclude.fullmatch(channel.name):
@@ -117,7 +117,8 @@ def _select(channel: Channel, choice: Choice) -> Channel:
     if choice.channels is not None:
         named = choice.channels.fullmatch(channel.name)
         return channel if named else _drop(channel, "not named by --channels")
-    return channel if channel.kind in INTRACRANIAL else _drop(channel, f"{channel.kind}, not intracranial")
+    wanted = channel.kind in INTRACRANIAL or (scalp and channel.kind == "EEG")
+    return channel if wanted else _drop(channel, f"{channel.kind}, not intracranial")
 
 
 def _convert(channels: Sequence[Channel], unit: str, path: Path) -> tuple[list[Channel], list[str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -67,11 +68,18 @@ def read(raw: Sequence[Path], asked: Asked) -> Listing:
     patients: defaultdict[str, set[str]] = defaultdict(set)
     for at, (path, identity) in enumerate(zip(files, identities, strict=True)):
         gatherer.add(identity.source, partial(_recording, gatherer, path, identity, at, patients))
-    notes = {}
     shared = shared_patients(patients)
-    if shared:
-        notes["subjects_with_one_patient_in_their_headers"] = shared
+    gatherer.recordings = [_tell_shared(recording, shared) for recording in gatherer.recordings]
+    notes = {"patients_named_in_headers_of_several_subjects": len(shared)} if shared else {}
     return gatherer.finish("EDF recordings", "not stated", notes=notes)
+
+
+def _tell_shared(recording: Recording, shared: Sequence[Sequence[str]]) -> Recording:
+    others = [one for group in shared if recording.subject in group for one in group if one != recording.subject]
+    if not others:
+        return recording
+    told = f"{recording.source}: its header names the same patient as files of {some(others)}: one person, two ids?"
+    return replace(recording, remarks=(*recording.remarks, told))
 
 
 def _recording(

@@ -28,6 +28,7 @@ class Header:
         faults: annotations that cannot be read: row, reason, excerpt.
         remarks: what is unusual about the file.
         options: for the reader.
+        scalp: whether channels on the scalp are as good as others, in data sets that compare them.
     """
 
     path: Path
@@ -39,6 +40,7 @@ class Header:
     faults: tuple[tuple[int, str, str], ...] = ()
     remarks: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    scalp: bool = False
 
 
 def distinct_names(names: Sequence[str]) -> tuple[list[str], list[str]]:

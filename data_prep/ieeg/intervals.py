@@ -190,7 +190,7 @@ def _cut(
             reason = f"the seizure ({begin:g} to {end:g} s) lies outside of the recording (0 to {duration:g} s)"
             rejects.append(Reject(source, one.mark.row, "event", reason, excerpt(one.label)))
             continue
-        kept = (round(max(begin, 0.0), 6), round(min(end, duration), 6))  # sums of decimals are none
+        kept = (round(max(begin, 0.0), 9), round(min(end, duration), 9))  # sums of decimals are none
         if begin < -_NOTHING or end > duration + _NOTHING:
             remarks.append(
                 f"the seizure from {begin:g} to {end:g} s is cut to the recording: {kept[0]:g} to {kept[1]:g} s"

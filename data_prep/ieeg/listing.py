@@ -179,7 +179,9 @@ class Gatherer:
 
 def _reason(error: PrepError, source: str) -> str:
     if not isinstance(error, CorruptRecordError):
-        return error.message
+        # The reject names the file already, and not where it lies.
+        head, colon, rest = error.message.partition(": ")
+        return rest if colon and Path(head).name == Path(source).name else error.message
     # An error of a sidecar names that sidecar: the reject is of the recording.
     told = "" if Path(error.path).name == Path(source).name else f"{Path(error.path).name}: "
     return PrepError(f"{told}{error.position}: {error.reason}").message

@@ -1,4 +1,4 @@
-"""MATLAB files: matrices of signals and a few numbers; versions 4 to 7 by scipy, 7.3 by h5py."""
+"""MATLAB files: matrices of signals and a few numbers; versions 5 to 7 by `mat5`, 7.3 (HDF5) by h5py."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ import numpy.typing as npt
 
 from data_prep.common.errors import CorruptRecordError, PrepError
 from data_prep.common.files import translate_os_errors
-from data_prep.ieeg.errors import HeaderError, TruncatedRecordingError
+from data_prep.ieeg.errors import HeaderError
 from data_prep.ieeg.find import check_file, some
+from data_prep.ieeg.mat5 import list_variables, read_variable
 from data_prep.ieeg.pieces import PieceReader
 from data_prep.ieeg.records import Recording
 
-_NUMERIC = frozenset({"double", "single", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"})
 _CHANNELS = 1024  # more than any recording has: the other axis is time
-_PACKED = 1100  # zlib makes nothing smaller than by this factor
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ class MatMatrix:
 
 @contextlib.contextmanager
 def _told(path: Path) -> Iterator[None]:
-    """Turn whatever a library says about a damaged file into one line."""
+    """Turn what HDF5 says about a damaged file into one line."""
     try:
         with translate_os_errors(path):
             yield
@@ -49,9 +48,7 @@ def _told(path: Path) -> Iterator[None]:
         if type(error) is not PrepError:
             raise
         raise CorruptRecordError(path, "file", _first_line(error.message, path)) from error
-    except EOFError as error:
-        raise TruncatedRecordingError(path, "file", "ends too early; copy it again") from error
-    except Exception as error:
+    except (KeyError, RuntimeError, ValueError, TypeError, OverflowError) as error:
         reason = _first_line(str(error), path)
         raise CorruptRecordError(path, "file", f"cannot be read as MATLAB ({reason}); copy it again") from error
 
@@ -97,8 +94,6 @@ def describe_matrix(path: Path, names: Sequence[str]) -> MatMatrix:
     channels, samples = min(shape), max(shape)
     if channels > _CHANNELS:
         raise HeaderError(path, f"variable {name}", f"has the shape {shape}: which axis is time cannot be known")
-    if not is_hdf5(path) and samples * channels > _PACKED * path.stat().st_size:
-        raise TruncatedRecordingError(path, f"variable {name}", f"cannot hold {shape} numbers; copy it again")
     return MatMatrix(name, channels, samples)
 
 
@@ -114,10 +109,7 @@ def _hdf5_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _mat_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    from scipy.io import whosmat
-
-    with _told(path):
-        return {name: tuple(map(int, shape)) for name, shape, kind in whosmat(path) if kind in _NUMERIC}
+    return {variable.name: variable.shape for variable in list_variables(path) if variable.kind}
 
 
 def read_numbers(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[np.float64]]:
@@ -138,10 +130,9 @@ def read_numbers(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[np.f
                     empty = "MATLAB_empty" in file[name].attrs  # such a dataset holds the shape instead
                     found[name] = np.empty(0) if empty else file[name][()]
     else:
-        from scipy.io import loadmat
-
-        with _told(path):
-            found = loadmat(path, variable_names=list(names))
+        for variable in list_variables(path):
+            if variable.name in names:
+                found[variable.name] = read_variable(path, variable) if variable.kind else ""
     numbers = {}
     for name in names:
         if name not in found:
@@ -153,15 +144,15 @@ def read_numbers(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[np.f
     return numbers
 
 
-class _LoadedMatrix:
-    """A matrix of a file up to version 7, which cannot be read in pieces: it stays in memory while it is open."""
+class _MatMatrix:
+    """A matrix of a file up to version 7; one that is compressed stays in memory while it is open."""
 
     def __init__(self, path: Path, variable: str, channels: int, samples: int) -> None:
-        from scipy.io import loadmat
-
-        with _told(path):
-            values = np.asarray(loadmat(path, variable_names=[variable])[variable])
-        self.values = _oriented(values, path, variable, channels, samples)
+        found = next((one for one in list_variables(path) if one.name == variable and one.kind), None)
+        if found is None or sorted(found.shape) != sorted((channels, samples)):
+            raise _changed(path, variable)
+        values = read_variable(path, found)
+        self.values = values if values.shape == (channels, samples) else values.T
 
     def read(self, rows: npt.NDArray[np.intp], start: int, stop: int) -> npt.NDArray[Any]:
         return self.values[rows, start:stop]
@@ -170,7 +161,11 @@ class _LoadedMatrix:
         self.values = np.empty((0, 0))
 
 
-class _MappedMatrix:
+def _changed(path: Path, variable: str) -> CorruptRecordError:
+    return CorruptRecordError(path, f"variable {variable}", "has changed since it was listed; run again")
+
+
+class _HdfMatrix:
     """A matrix of a file of version 7.3, read in pieces."""
 
     def __init__(self, path: Path, variable: str, channels: int, samples: int) -> None:
@@ -182,7 +177,7 @@ class _MappedMatrix:
             self.data = self.file[variable]
         if tuple(self.data.shape) not in (self.shape, self.shape[::-1]):
             self.close()
-            raise CorruptRecordError(path, f"variable {variable}", "has changed since it was listed; run again")
+            raise _changed(path, variable)
 
     def read(self, rows: npt.NDArray[np.intp], start: int, stop: int) -> npt.NDArray[Any]:
         with _told(self.path):
@@ -194,20 +189,12 @@ class _MappedMatrix:
         self.file.close()
 
 
-def _oriented(values: npt.NDArray[Any], path: Path, variable: str, channels: int, samples: int) -> npt.NDArray[Any]:
-    if values.dtype.kind in "iuf" and values.shape == (channels, samples):
-        return values
-    if values.dtype.kind in "iuf" and values.shape == (samples, channels):
-        return values.T
-    raise CorruptRecordError(path, f"variable {variable}", "has changed since it was listed; run again")
-
-
 def open_recording(recording: Recording) -> PieceReader:
     """Open a recording of the format `mat`: its options are `variables`, `lengths` and `channels`."""
     options = recording.options
 
-    def opened(path: Path, at: int) -> _LoadedMatrix | _MappedMatrix:
-        kind = _MappedMatrix if is_hdf5(path) else _LoadedMatrix
+    def opened(path: Path, at: int) -> _MatMatrix | _HdfMatrix:
+        kind = _HdfMatrix if is_hdf5(path) else _MatMatrix
         return kind(path, options["variables"][at], options["channels"], options["lengths"][at])
 
     return PieceReader(recording, opened)

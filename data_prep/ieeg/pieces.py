@@ -68,7 +68,8 @@ class PieceReader:
             end = min(stop, int(self.ends[at]))
             values = self._open(at).read(self.rows, place - begin, end - begin)
             target = out[:, place - start : end - start]
-            np.multiply(values, self.scales, out=target, casting="unsafe")
+            with np.errstate(invalid="ignore", over="ignore"):  # a damaged number is found later, as no number
+                np.multiply(values, self.scales, out=target, casting="unsafe")
             place = end
         return out
 

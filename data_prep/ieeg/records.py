@@ -173,8 +173,8 @@ class Asked:
         channels: regular expression of the names of channels to keep; empty: all intracranial ones.
         exclude: regular expression of the names of channels to leave out.
         unit: unit of channels whose unit is blank or unknown, such as uV; empty: they are refused.
-        subject_pattern: regular expression whose bracket finds the subject in a file's path; empty: the folder above
-            the file, or the file's own name.
+        subject_pattern: regular expression whose bracket finds the subject in a file's path; empty: the first folder
+            below the given one, or the file's own name.
         seizure_seconds: duration of seizures that are annotated without an end; 0: they are refused.
         mains: Hz of the mains, where the data do not tell; 0: unknown.
         version: of the data set, where there are several.
