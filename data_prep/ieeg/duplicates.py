@@ -16,7 +16,7 @@ from data_prep.common.errors import LeakError
 from data_prep.ieeg.signal.statistics import ENVELOPE_RATE
 
 LEAST = 0.6  # correlation of envelopes, at least
-MOST = 0.95  # that is asked of the shortest
+MOST = 0.9  # that is asked of the shortest
 SIGMAS = 8.0  # standard deviations of the correlation of independent envelopes
 SHORTEST = 60  # s in common
 SCHEMA = {
