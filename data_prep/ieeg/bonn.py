@@ -1,21 +1,20 @@
-"""Bonn EEG (Andrzejak et al., Physical Review E 64, 2001): five sets of 100 segments of one channel; research use.
+"""Bonn EEG (Andrzejak et al., Physical Review E 64, 061907, 2001): five sets of 100 segments of one channel, 23.6 s.
 
-| set | letter | what | seizure |
-|---|---|---|---|
-| A, B | Z, O | scalp, eyes open and closed | no |
-| C, D | N, F | depth electrodes between seizures: other hemisphere, epileptogenic zone | no |
-| E | S | depth electrodes during seizures | the whole segment |
-
-Text files of 4,097 whole numbers in microvolts, one per line, 173.61 Hz, in folders or zip files. No patients are
-published: twenty neighbouring file numbers of all sets are taken for one subject here, which keeps neighbours together
-and promises nothing more.
+Z (also called A) scalp, eyes open; O (B) scalp, eyes closed; N (C) and F (D) within the brain between seizures,
+opposite to and in the epileptogenic zone; S (E) within the brain, seizures. One integer of microvolts per line, 173.61
+Hz. Which of the five patients a segment is of was never published: blocks of file numbers stand for subjects, the same
+numbers of all sets in one block. Segments are read from folders or from zip files, without unpacking them to disk.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import zipfile
+import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -23,118 +22,199 @@ import numpy as np
 
 from data_prep.common.errors import ConfigError, CorruptRecordError, DatasetNotFoundError
 from data_prep.common.files import translate_os_errors
-from data_prep.ieeg.annotations import INTERVAL, Mark
-from data_prep.ieeg.errors import TruncatedRecordingError
-from data_prep.ieeg.find import below, walk
+from data_prep.common.rejects import Reject
+from data_prep.ieeg.annotations import EXCLUDE, IGNORE, INTERVAL, Mark
+from data_prep.ieeg.errors import HeaderError, TruncatedRecordingError
+from data_prep.ieeg.find import below, check_file, walk
 from data_prep.ieeg.header import Header
 from data_prep.ieeg.listing import Annotated, Gatherer, Identity
 from data_prep.ieeg.records import F32, Asked, Channel, Listing, Recording
 
 RATE = 173.61  # Hz
 SAMPLES = 4097
-BLOCK = 20  # file numbers that are taken for one subject
-SETS = {"Z": "scalp, eyes open", "O": "scalp, eyes closed", "N": "interictal", "F": "interictal", "S": "seizure"}
-DEPTH = ("N", "F", "S")
-_NAME = re.compile(r"(?:.*/)?([ZONFS])(\d{3})\.txt", re.IGNORECASE)
+BLOCK = 20  # file numbers
+RULES = ((r"^[SE]$", INTERVAL), (r"^[ZONFABCD]$", IGNORE))
+LICENCE = "not stated in the files; cite Andrzejak et al. (2001)"
+_SETS = {"A": "Z", "B": "O", "C": "N", "D": "F", "E": "S"}
+_SCALP = "ZO"
+_FILE = re.compile(r"([ZONFSABCDE])(\d{3})\.txt", re.IGNORECASE)
+_LARGEST = 1 << 20  # bytes of a segment
+NOTE = "patients are unknown; a subject is a block of 20 file numbers, the same in all sets"
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    group: str
+    number: int
+    path: Path
+    member: str
+    source: str
 
 
 def read(raw: Sequence[Path], asked: Asked) -> Listing:
-    """List recordings: the segments of depth electrodes, or those of the sets of the option `version`, such as ZONFS.
+    """List segments, each of which is one recording.
 
     Args:
-        raw: folders with text files, or zip files.
-        asked: options.
+        raw: the folders, or the zip file or files.
+        asked: options; `version`: letters of the sets that are wanted, such as NFS; in a file of `labels` the labels
+            are the sets.
 
     Raises:
-        DatasetNotFoundError: there is no such segment.
-        ConfigError: the option names other sets.
+        DatasetNotFoundError: there is no segment.
+        ConfigError: `version` asks for other sets.
     """
-    gatherer = Gatherer(asked)
-    wanted = asked.version.upper() or "".join(DEPTH)
-    if set(wanted) - set(SETS):
-        raise ConfigError(f"version {asked.version!r}: give letters of sets, of {', '.join(SETS)}")
-    found = sorted(
-        (letter, number, path, member) for letter, number, path, member in _segments(raw) if letter in wanted
-    )
-    if not found:
-        raise DatasetNotFoundError(f"{raw[0]}: holds no segment such as S001.txt of the sets {wanted}")
-    names = [f"{letter}{number:03d}" for letter, number, _, _ in found]
-    twice = next((name for name in names if names.count(name) > 1), "")
-    if twice:
-        raise ConfigError(f"{raw[0]}: segment {twice} is there twice; give one copy of the set")
-    identities = []
-    for (_, number, path, member), name in zip(found, names, strict=True):
-        source = f"{below(path, raw)}/{member}" if member else below(path, raw)
-        identities.append(Identity(name, f"block-{(number - 1) // BLOCK + 1}", source))
+    gatherer = Gatherer(asked, RULES, segments=True)
+    wanted = {_SETS.get(letter, letter) for letter in asked.version.upper()} or set(_SETS.values())
+    if not wanted <= set(_SETS.values()):
+        raise ConfigError(f"version {asked.version!r}: give letters of sets, of {', '.join(_SETS.values())}")
+    segments = [segment for segment in _find(raw, gatherer) if segment.group in wanted]
+    if not segments and not gatherer.rejects:
+        raise DatasetNotFoundError(
+            f"{raw[0]}: holds no Z001.txt ... S100.txt, nor a zip file with them; check the path"
+        )
+    identities = [
+        Identity(f"{one.group}{one.number:03d}", f"block-{(one.number - 1) // BLOCK + 1:02d}", one.source)
+        for one in segments
+    ]
     gatherer.read_events(identities)
-    for at, (identity, segment) in enumerate(zip(identities, found, strict=True)):
-        gatherer.add(identity.source, partial(_describe, gatherer, identity, at, *segment))
-    notes = {"subjects": f"not published; {BLOCK} neighbouring file numbers of all sets are taken for one"}
-    return gatherer.finish("Bonn EEG", "research use (Andrzejak et al., 2001)", (), notes)
+    excluded: Counter[str] = Counter()
+    for at, (segment, identity) in enumerate(zip(segments, identities, strict=True)):
+        gatherer.add(segment.source, partial(_recording, gatherer, segment, identity, at, excluded))
+    notes = {
+        "sets": dict(sorted(Counter(one.group for one in segments).items())),
+        "excluded_segments": dict(excluded),
+        "subjects": NOTE,
+    }
+    return gatherer.finish("Bonn EEG", LICENCE, notes=notes)
 
 
-def _segments(raw: Sequence[Path]) -> Iterator[tuple[str, int, Path, str]]:
+def _find(raw: Sequence[Path], gatherer: Gatherer) -> list[_Segment]:
+    found: dict[tuple[str, int], _Segment] = {}
     for path in walk(raw):
+        source = below(path, raw)
         if path.suffix.lower() == ".zip":
-            with translate_os_errors(path):
-                try:
-                    members = zipfile.ZipFile(path).namelist()
-                except zipfile.BadZipFile as error:
-                    raise CorruptRecordError(path, "file", f"is no zip file ({error}); fetch it again") from None
-            for member in members:
-                parts = _NAME.fullmatch(member)
-                if parts:
-                    yield parts[1].upper(), int(parts[2]), path, member
-        elif parts := _NAME.fullmatch(path.name):
-            yield parts[1].upper(), int(parts[2]), path, ""
+            try:
+                members = [(name, f"{source}/{name}") for name in _members(path)]
+            except (CorruptRecordError, DatasetNotFoundError) as error:
+                gatherer.rejects.append(Reject(source, 0, "", error.message.removeprefix(f"{path}: "), ""))
+                continue
+        else:
+            members = [("", source)]
+        for member, place in members:
+            name = _FILE.fullmatch((member or path.name).rsplit("/", 1)[-1])
+            if not name:
+                continue
+            letter = name[1].upper()
+            segment = _Segment(_SETS.get(letter, letter), int(name[2]), path, member, place)
+            first = found.setdefault((segment.group, segment.number), segment)
+            if first is not segment:
+                gatherer.rejects.append(Reject(place, 0, "", f"the segment is there as {first.source}, too", ""))
+    return [found[key] for key in sorted(found)]
 
 
-def _describe(
-    gatherer: Gatherer, identity: Identity, position: int, letter: str, number: int, path: Path, member: str
-) -> Recording:
-    del number
-    kind = "SEEG" if letter in DEPTH else "EEG"
-    channel = Channel("depth" if letter in DEPTH else "scalp", 0, kind, unit="uV", rate=RATE)
-    header = Header(path, "bonn", (channel,), (SAMPLES,), options={"member": member})
-    text = (SETS[letter],)
-    marks = (Mark(0.0, SAMPLES / RATE, text, 0, "file", meaning=INTERVAL),) if letter == "S" else ()
-    return gatherer.build(header, identity, Annotated(marks, True), position)
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        with translate_os_errors(path):
+            yield
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeError) as error:
+        if isinstance(error, CorruptRecordError):
+            raise
+        raise CorruptRecordError(path, "zip file", f"cannot be unpacked ({error}); copy it again") from error
 
 
-class TextReader:
-    """One segment, read whole: it has 4,097 numbers.
+def _members(path: Path) -> list[str]:
+    check_file(path)
+    with _told(path), zipfile.ZipFile(path) as archive:
+        return [
+            entry.filename for entry in archive.infolist() if not entry.is_dir() and "__MACOSX" not in entry.filename
+        ]
+
+
+def read_segment(path: Path, member: str) -> F32:
+    """Numbers of a segment.
 
     Args:
-        recording: of the format `bonn`.
+        path: text file, or zip file.
+        member: its name in the zip file; empty: the file is no zip file.
+
+    Shape:
+        -> (4097,) float32, microvolts.
 
     Raises:
-        CorruptRecordError: a line is no number, or lines are missing.
+        DatasetNotFoundError: it is not there.
+        EmptyFileError: it has 0 bytes.
+        CorruptRecordError: it is damaged, or has another number of lines.
+    """
+    size = check_file(path)
+    with _told(path):
+        if member:
+            with zipfile.ZipFile(path) as archive:
+                size = archive.getinfo(member).file_size if member in archive.namelist() else -1
+                data = archive.read(member) if 0 <= size <= _LARGEST else b""
+        else:
+            data = path.read_bytes() if size <= _LARGEST else b""
+    place = f"{member}: line" if member else "line"
+    if size < 0:
+        raise CorruptRecordError(path, member, "is not in the zip file any more; run again")
+    if size > _LARGEST:
+        raise HeaderError(path, member or "file", f"{size:,} bytes: larger than any segment")
+    words = data.split()
+    try:
+        values = np.array([int(word) for word in words], dtype=np.float32)
+    except ValueError:
+        at = next(at for at, word in enumerate(words) if not re.fullmatch(rb"[+-]?\d+", word))
+        told = words[at][:20].decode("latin-1")
+        raise CorruptRecordError(path, f"{place} {at + 1:,}", f"{told!r} is no whole number; copy it again") from None
+    if len(values) < SAMPLES:
+        raise TruncatedRecordingError(
+            path,
+            f"{place} {len(values):,}",
+            f"truncated: {len(values):,} of {SAMPLES:,} samples are there; copy it again",
+        )
+    if len(values) > SAMPLES:
+        raise HeaderError(path, f"{place} {SAMPLES + 1:,}", f"{len(values):,} samples, a segment has {SAMPLES:,}")
+    return values
+
+
+def _recording(
+    gatherer: Gatherer, segment: _Segment, identity: Identity, position: int, excluded: Counter[str]
+) -> Recording | None:
+    mark = Mark(0.0, SAMPLES / RATE, (segment.group,), 0, "segment")
+    if gatherer.labels.meaning(segment.group) == EXCLUDE:
+        gatherer.labels.judge(mark)
+        excluded[segment.group] += 1
+        return None
+    read_segment(segment.path, segment.member)
+    scalp = segment.group in _SCALP
+    channel = Channel("EEG" if scalp else "iEEG", 0, "EEG" if scalp else "SEEG", rate=RATE)
+    header = Header(segment.path, "bonn", (channel,), (SAMPLES,), options={"member": segment.member}, scalp=True)
+    return gatherer.build(header, identity, Annotated((mark,), True), position)
+
+
+class BonnReader:
+    """Reads one segment; it is so short that it stays in memory.
+
+    Args:
+        recording: as `read` describes it.
     """
 
     def __init__(self, recording: Recording) -> None:
-        path, member = recording.path, str(recording.options["member"])
-        with translate_os_errors(path):
-            try:
-                data = zipfile.ZipFile(path).read(member) if member else path.read_bytes()
-            except (zipfile.BadZipFile, KeyError, EOFError, NotImplementedError, RuntimeError) as error:
-                raise CorruptRecordError(path, member, f"cannot be unpacked ({error}); fetch it again") from None
-        lines = data.split()
-        if len(lines) != SAMPLES:
-            raise TruncatedRecordingError(path, member or "file", f"holds {len(lines):,} of {SAMPLES:,} numbers")
-        try:
-            self.values: F32 = np.array(lines, dtype=np.float64).astype(np.float32)[None]
-        except ValueError as error:
-            raise CorruptRecordError(path, member or "file", f"{error}; fetch it again") from None
-        self.scale = np.float32(recording.kept[0].scale)
+        scale = recording.kept[0].scale
+        self.values = read_segment(recording.path, str(recording.options["member"])) * np.float32(scale)
 
     def read(self, start: int, stop: int) -> F32:
-        """See `SignalReader`."""
-        return np.asarray(self.values[:, start:stop] * self.scale, dtype=np.float32)
+        """Samples in microvolts.
+
+        Shape:
+            -> (1, stop - start) float32.
+        """
+        return self.values[None, start:stop].copy()
 
     def close(self) -> None:
         """Nothing is open."""
 
 
-def open_recording(recording: Recording) -> TextReader:
+def open_recording(recording: Recording) -> BonnReader:
     """Open a recording of the format `bonn`."""
-    return TextReader(recording)
+    return BonnReader(recording)
