@@ -97,10 +97,11 @@ class Detector(SignalModule):
     def on_validation_epoch_end(self) -> None:
         """Choose the threshold, and log metrics over all of the split."""
         table = self._gather_validated()
+        if self.trainer.sanity_checking:  # a few windows may hold nothing to choose from
+            return
         events = self.trainer.datamodule.events()  # type: ignore[attr-defined]
         threshold = choose_detection_threshold(table, events=events, decisions=self.decisions).threshold
-        if not self.trainer.sanity_checking:
-            self.threshold.fill_(threshold)
+        self.threshold.fill_(threshold)
         found = evaluate_detection(table, threshold=threshold, events=events, decisions=self.decisions, replicates=1)
         # every process has the same numbers
         self.log_dict({f"val/{name}": found[name].value for name in VALIDATED}, sync_dist=True)

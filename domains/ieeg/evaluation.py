@@ -36,7 +36,8 @@ def evaluate_detection(
     """Metrics with intervals over subjects.
 
     - Events after SzCORE: `event_sensitivity`, `event_precision`, `event_f1`, `false_alarms_per_24h` (of time that was
-      judged); `detection_latency`, the median over detected seizures of their detection's onset minus their own, s.
+      judged); `detection_latency`, the median over detected seizures of their detection's onset minus their own, s,
+      though a device knows of a detection only when its first windows have ended.
     - Samples of 1 s: `sample_sensitivity`, `sample_precision`, `sample_f1`.
     - Windows: see `WindowScores`; decided by the threshold alone, so that they compare with published ones.
     - `subject_mean_...` of these: a subject's score is that of its summed counts, the mean is over the subjects where

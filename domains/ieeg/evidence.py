@@ -13,7 +13,7 @@ from domains.common.errors import PreparedDataError
 from domains.common.intervals import Estimate, Floats
 from domains.ieeg.detections import Decisions, events_of, labelled_events, positive_windows, smoothed, window_labels
 from domains.ieeg.scoring import EVENT_RATE, Scoring, detected, score_events, score_samples
-from domains.ieeg.timeline import Coverage, Intervals, Ints, clipped, extended, merged
+from domains.ieeg.timeline import Coverage, Intervals, Ints, clipped, extended, first_overlap, merged
 from domains.ieeg.window_table import WindowTable, window_table
 
 
@@ -217,20 +217,18 @@ def _seizures(table: WindowTable, reference: Intervals, detections: Intervals, s
     """One row per annotated seizure.
 
     The rule of the scoring finds it, without its merging and cutting of the seizures. The latency is that of the first
-    detection (near ones merged), but not earlier than the tolerance before the seizure.
+    detection during the seizure, else within the tolerances, but not earlier than the tolerance before the seizure.
     """
     durations = table.durations
-    called = merged(clipped(detections, durations), scoring.min_duration_between_events)
+    inside = clipped(detections, durations)
+    alone, called = merged(inside), merged(inside, scoring.min_duration_between_events)
     wide = extended(reference, scoring.tolerance_start, scoring.tolerance_end, durations)
     hit = detected(wide, Coverage(called, durations, EVENT_RATE), scoring)
-    latency: list[float | None] = []
+    starts = np.stack([first_overlap(alone, reference), first_overlap(alone, wide), first_overlap(called, wide)])
+    start = np.where(np.isfinite(starts[0]), starts[0], np.where(np.isfinite(starts[1]), starts[1], starts[2]))
+    latency = np.where(hit, np.maximum(start, wide.start) - reference.start, np.nan)
     highest: list[float | None] = []
     for i, recording in enumerate(reference.recording):
-        low, high = np.searchsorted(called.recording, [recording, recording + 1])
-        # a detection that ends on the last tick before the tolerance counts by the rounding of the scorer's clock
-        first = low + np.searchsorted(called.stop[low:high], wide.start[i], side="right")
-        found = bool(hit[i]) and first < high
-        latency.append(float(max(called.start[first], wide.start[i]) - reference.start[i]) if found else None)
         low, high = np.searchsorted(table.recording, [recording, recording + 1])
         begin = low + np.searchsorted(table.end[low:high], reference.start[i], side="right")
         finish = max(low + np.searchsorted(table.onset[low:high], reference.stop[i], side="left"), begin)
@@ -242,7 +240,7 @@ def _seizures(table: WindowTable, reference: Intervals, detections: Intervals, s
             "onset": reference.start,
             "offset": reference.stop,
             "detected": hit,
-            "latency": pl.Series(latency, dtype=pl.Float64),
+            "latency": pl.Series(latency, nan_to_null=True),
             "probability": pl.Series(highest, dtype=pl.Float64),
         },
         schema_overrides={"recording": pl.String, "subject": pl.String, "detected": pl.Boolean},

@@ -62,8 +62,8 @@ def cautions(evidence: Evidence) -> list[str]:
     found = []
     if evidence.left_out:
         found.append(
-            f"{_count(evidence.left_out, 'recording')} that nobody looked through for seizures left out of all numbers:"
-            f" {_list(evidence.left_out)}. No annotation is not the same as no seizure."
+            f"{_number(len(evidence.left_out), 'recording')} that nobody looked through for seizures left out of all"
+            f" numbers: {_list(evidence.left_out)}. No annotation is not the same as no seizure."
         )
     subjects, owner = evidence.subjects, dict(zip(evidence.table.names, evidence.owner, strict=True))
     per_subject = np.bincount([owner[name] for name in evidence.seizures["recording"]], minlength=len(subjects))
@@ -73,8 +73,8 @@ def cautions(evidence: Evidence) -> list[str]:
         found.append("There is no seizure in these recordings: only false alarms and specificity are measured.")
     elif without:
         found.append(
-            f"{_count(without, 'subject')} of {len(subjects)} without any seizure: {_list(without)}. Their sensitivity"
-            " is undefined; means of it are over the others."
+            f"{len(without)} of {len(subjects)} subjects without any seizure: {_list(without)}. Their sensitivity is"
+            " undefined; means of it are over the others."
         )
     if 0 < total < FEW_SEIZURES:
         found.append(
@@ -92,15 +92,15 @@ def cautions(evidence: Evidence) -> list[str]:
     short = [name for name, length in zip(subjects, seconds, strict=True) if length < SHORT]
     if short and seconds.sum() >= DAY:
         found.append(
-            f"{_count(short, 'subject')} with less than {SHORT / 3600:g} h: {_list(short)}. Their false alarms per 24 h"
-            " count as much in the mean over subjects as those of the others."
+            f"{_number(len(short), 'subject')} with less than {SHORT / 3600:g} h: {_list(short)}. Their false alarms"
+            " per 24 h count as much in the mean over subjects as those of the others."
         )
     unseen = evidence.seizures.filter(pl.col("probability").is_null())
     if len(unseen):
         names = unseen["recording"].unique().sort().to_list()
         found.append(
-            f"{_number(len(unseen), 'seizure')} lie where no window decided (before the first window of a recording is"
-            f" full, or in gaps) and count as the scoring has it: {_list(names)}."
+            f"{_number(len(unseen), 'seizure')} where no window decided (before the first window of a recording is"
+            f" full, or in gaps), found only by what lies within the tolerances: {_list(names)}."
         )
     detected = float((evidence.detections.stop - evidence.detections.start).sum())
     if total and not len(evidence.detections):
@@ -201,10 +201,6 @@ def _parameters(evidence: Evidence) -> list[dict[str, Cell]]:
 
 def _shown(value: float | None, digits: int = 3) -> str:
     return "-" if value is None or value != value else f"{value:.{digits}f}"
-
-
-def _count(names: Sequence[str], what: str) -> str:
-    return f"{_number(len(names), what)} {'is' if len(names) == 1 else 'are'}"
 
 
 def _number(count: int, what: str) -> str:

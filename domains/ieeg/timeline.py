@@ -1,6 +1,6 @@
 """Arithmetic of time intervals in many recordings at once.
 
-Times are seconds from the beginning of a recording. Nothing here loops over events or recordings, so that the events of
+Times are seconds from the beginning of a recording. Nothing that scoring needs loops over events or recordings, so that
 hundreds of thresholds can be scored.
 """
 
@@ -116,6 +116,22 @@ def extended(events: Intervals, before: float, after: float, durations: Floats) 
     """Lengthen each interval on both sides, inside its recording."""
     start = np.maximum(0.0, events.start - before)
     return Intervals(events.recording, start, np.minimum(durations[events.recording], events.stop + after))
+
+
+def first_overlap(events: Intervals, questions: Intervals) -> Floats:
+    """Start of the first event that overlaps each question; NaN where none does.
+
+    Args:
+        events: sorted, none overlaps another (`merged`).
+        questions: in any order.
+    """
+    starts = np.full(len(questions), np.nan)
+    for i, recording in enumerate(questions.recording):
+        low, high = np.searchsorted(events.recording, [recording, recording + 1])
+        first = low + np.searchsorted(events.stop[low:high], questions.start[i], side="right")
+        if first < high and events.start[first] < questions.stop[i]:
+            starts[i] = events.start[first]
+    return starts
 
 
 class Coverage:
