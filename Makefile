@@ -11,7 +11,7 @@ demo: $(VENV)/.installed  ## prepare embedded data, train, evaluate, write repor
 	$(BIN)/heptad ieeg demo
 
 test: $(VENV)/.installed  ## the default tests (under 10 minutes on 2 cores)
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test-all: $(VENV)/.installed  ## also the slow ones
 	$(BIN)/python -m pytest -q -n 2 -m "not gpu"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from data_prep.medical.wsi.bags.planted import Planted
     from data_prep.medical.xray.planted import Planted as PlantedImages
 
+# a process for each core has no use for more threads, and sums have the same order in every run
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 
@@ -111,17 +116,42 @@ def xrays(planted_xrays: PlantedImages, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture
-def heptad(tmp_path: Path) -> Heptad:
-    """Run the installed command in an empty folder; `check=False` to look at a failure."""
+def heptad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Heptad:
+    """Run the command in an empty folder; `check=False` to look at a failure.
 
-    def run(*words: object, check: bool = True, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "apps.cli", *map(str, words)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            command, capture_output=True, text=True, cwd=cwd or tmp_path, env=environment, timeout=300, check=False
-        )
+    It runs inside this process, which has the libraries loaded; what starts further processes, or is `alone`, runs in
+    one of its own, as it does for users.
+    """
+
+    def run(
+        *words: object, check: bool = True, cwd: Path | None = None, alone: bool = False
+    ) -> subprocess.CompletedProcess[str]:
+        typed = [str(word) for word in words]
+        if alone or "ddp" in typed:
+            command = [sys.executable, "-m", "apps.cli", *typed]
+            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+            done = subprocess.run(
+                command, capture_output=True, text=True, cwd=cwd or tmp_path, env=environment, timeout=300, check=False
+            )
+        else:
+            with monkeypatch.context() as here:
+                here.chdir(cwd or tmp_path)
+                done = _run_here(typed)
         if check and done.returncode:
-            raise AssertionError(f"heptad {' '.join(map(str, words))} failed:\n{done.stdout}\n{done.stderr}")
+            raise AssertionError(f"heptad {' '.join(typed)} failed:\n{done.stdout}\n{done.stderr}")
         return done
 
     return run
+
+
+def _run_here(words: list[str]) -> subprocess.CompletedProcess[str]:
+    from apps import cli
+
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of libraries, which only say them once in a process
+        try:
+            code = cli.main(words)
+        except SystemExit as end:  # --help
+            code = int(end.code or 0)
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())

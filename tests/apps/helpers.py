@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -22,6 +26,29 @@ TWO_PROCESSES = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
 def run_here(domain: str, command: str, *words: object) -> int:
     """Run a command inside this process."""
     return cli.main([domain, command, *map(str, words)])
+
+
+def run_several(folder: Path, *commands: Sequence[object], still: bool = False) -> str:
+    """Run commands one after the other in an interpreter of their own, and in those that it launches.
+
+    Args:
+        folder: where they run.
+        commands: words of each.
+        still: see `tests.apps.several`.
+
+    Returns:
+        What they said on standard error.
+    """
+    words = [*(["still"] if still else [])]
+    for command in commands:
+        words += [*map(str, command), "then"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.apps.several", *words],
+        capture_output=True, text=True, cwd=folder, env=environment, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stderr
 
 
 def refused(domain: str, command: str, *words: object) -> str:

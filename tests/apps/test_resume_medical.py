@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import polars as pl
 import pytest
@@ -15,10 +12,9 @@ from torch import nn
 
 from domains.common.callbacks import LastCheckpoint
 from domains.common.files import read_checkpoint, read_tensors
-from tests.apps.helpers import TWO_PROCESSES, assert_same_weights, losses
+from tests.apps.helpers import TWO_PROCESSES, assert_same_weights, losses, run_several
 from tests.apps.medical_helpers import fit, fit_words, here, refusal
 from tests.apps.several import still
-from tests.conftest import ROOT
 
 # these run inside this process; what libraries warn of there is no matter of these tests
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -125,19 +121,13 @@ def trainings(bags, xrays):
 
 def run_two(folder, bags, xrays):
     """Train, test and predict in one pair of processes: each start takes seconds."""
-    words = ["still"]
-    for name, (system, root, options) in trainings(bags, xrays).items():
-        words += ["medical", "fit", *fit_words(system, root, folder / name, *options, *TWO_PROCESSES), "then"]
-    for name in ("bags", "single"):
-        words += ["medical", "test", "--run", folder / name, "then"]
-    words += ["medical", "predict", "--run", folder / "images"]
-    command = [sys.executable, "-m", "tests.apps.several", *map(str, words)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=folder.parent, env=environment, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "sync_dist" not in done.stderr
+    commands = [
+        ("medical", "fit", *fit_words(system, root, folder / name, *options, *TWO_PROCESSES))
+        for name, (system, root, options) in trainings(bags, xrays).items()
+    ]
+    commands += [("medical", "test", "--run", folder / name) for name in ("bags", "single")]
+    said = run_several(folder.parent, *commands, ("medical", "predict", "--run", folder / "images"), still=True)
+    assert "sync_dist" not in said
 
 
 def test_two_processes_equal_one(bags, xrays, tmp_path, monkeypatch):

@@ -27,7 +27,7 @@ from apps.ctr import DOMAIN
 from domains.common.errors import CheckpointMismatchError, ConfigError, HeptadError
 from domains.common.files import read_checkpoint, read_tensors
 from domains.ctr.module import AutoIntModule, LogisticRegressionModule
-from tests.apps.helpers import QUIET, TWO_PROCESSES, assert_same_weights, losses
+from tests.apps.helpers import QUIET, TWO_PROCESSES, assert_same_weights, losses, run_several
 from tests.conftest import ROOT
 
 SMALL = [
@@ -116,13 +116,7 @@ class TestWholeWay:
             heptad("ctr", "predict", "--run", run, "--raw", tmp_path / "new.csv", "--workers", 1)
             assert pl.read_parquet(run / "predict" / "predictions.parquet").height == rows
         heptad("ctr", "predict", "--run", run, "--raw", tmp_path / "new.csv", "--out", tmp_path / "there")
-        alone = pl.read_parquet(tmp_path / "there" / "predictions.parquet")
-        assert alone.height == 20
-        ddp = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
-        heptad("ctr", "predict", "--run", run, "--raw", tmp_path / "new.csv", *ddp)
-        both = pl.read_parquet(run / "predict" / "predictions.parquet")
-        assert both["row"].equals(alone["row"])
-        assert (both["probability"] - alone["probability"]).abs().max() < 1e-6
+        assert pl.read_parquet(tmp_path / "there" / "predictions.parquet").height == 20
 
 
 class TestExport:
@@ -305,25 +299,40 @@ class TestResume:
         assert_same_weights(whole, parts)
 
 
-@pytest.mark.parametrize("update", ["lazy", "dense"])
-def test_two_processes_equal_one(heptad, prepared, tmp_path, update):
-    options = ("--model.table_update", update, "--model.table_l2", "0.001", "--trainer.max_epochs", "1")
-    options += ("--trainer.gradient_clip_val", "0.05", "--model.deep", "[8]", "--data.batch_size", "50")
+def test_two_processes_equal_one(heptad, prepared, raw_log, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    fit(heptad, prepared, one, *options)
-    fit(heptad, prepared, two, *options, *TWO_PROCESSES)
-    a, b = losses(one), losses(two)
-    assert a.keys() == b.keys()
-    assert max(abs(a[step] - b[step]) for step in a) < 1e-6
-    ours, theirs = (read_tensors(run / "model" / "model.safetensors") for run in (one, two))
-    for name, tensor in ours.items():
-        torch.testing.assert_close(theirs[name], tensor, atol=1e-6, rtol=1e-5)
-    common = ("--data.root", prepared, "--ckpt_path", one / "checkpoints" / "best.ckpt", *SMALL)
-    heptad("ctr", "test", *common, "--run", one)
-    heptad("ctr", "test", *common, "--run", two, "--trainer.devices", "2", "--trainer.strategy", "ddp")
-    tables = [pl.read_parquet(run / "predictions.parquet") for run in (one, two)]
-    assert tables[0]["row"].equals(tables[1]["row"])
-    assert (tables[0]["probability"] - tables[1]["probability"]).abs().max() < 1e-6
+    updates = {
+        update: ("--model.table_update", update, "--model.table_l2", "0.001", "--trainer.max_epochs", "1",
+                 "--trainer.gradient_clip_val", "0.05", "--model.deep", "[8]", "--data.batch_size", "50")
+        for update in ("lazy", "dense")
+    }  # fmt: skip
+    for update, options in updates.items():
+        fit(heptad, prepared, one / update, *options)
+    new = tmp_path / "new.csv"
+    pl.read_csv(raw_log / "clicks.csv", n_rows=20).write_csv(new)
+    predict = ("ctr", "predict", "--run", one / "lazy", "--raw", new, "--out")
+    # first: other processes find a new log encoded when they start
+    commands: list[tuple[object, ...]] = [(*predict, two / "predicted", *TWO_PROCESSES)]
+    for update, options in updates.items():
+        words = (*SMALL, "--data.root", prepared, "--run", two / update, *options, *TWO_PROCESSES)
+        commands += [("ctr", "fit", *words), ("ctr", "test", "--run", two / update)]
+    run_several(tmp_path, *commands)
+    for update in updates:
+        a, b = losses(one / update), losses(two / update)
+        assert a.keys() == b.keys()
+        assert max(abs(a[step] - b[step]) for step in a) < 1e-6
+        ours, theirs = (read_tensors(run / update / "model" / "model.safetensors") for run in (one, two))
+        for name, tensor in ours.items():
+            torch.testing.assert_close(theirs[name], tensor, atol=1e-6, rtol=1e-5)
+        heptad("ctr", "test", "--run", one / update)
+        tables = [pl.read_parquet(run / update / "predictions.parquet") for run in (one, two)]
+        assert tables[0]["row"].equals(tables[1]["row"])
+        assert (tables[0]["probability"] - tables[1]["probability"]).abs().max() < 1e-5
+    heptad(*predict, one / "predicted")
+    alone, both = (pl.read_parquet(run / "predicted" / "predictions.parquet") for run in (one, two))
+    assert both.height == 20
+    assert both["row"].equals(alone["row"])
+    assert (both["probability"] - alone["probability"]).abs().max() < 1e-6
 
 
 @pytest.mark.filterwarnings("ignore")  # runs inside this process; what libraries warn of is no matter of these tests

@@ -22,7 +22,7 @@ from domains.common.hub import network_tensors
 from domains.seqrec.data import SequenceData
 from domains.seqrec.module import MQSATEDModule, SASRecModule, TransitionModule
 from domains.seqrec.popularity import evaluate_popularity
-from tests.apps.helpers import QUIET, TWO_PROCESSES, assert_same_weights, losses
+from tests.apps.helpers import QUIET, TWO_PROCESSES, assert_same_weights, losses, run_several
 
 SMALL = [*QUIET, "--model.dim", "8", "--data.batch_size", "32"]
 
@@ -138,13 +138,6 @@ class TestWholeWay:
         assert here("export", "--run", trained, "--format", format, "--out", out) == 0
         assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
-    def test_predicting_in_two_processes(self, trained, heptad, tmp_path):
-        assert here("predict", "--run", trained, "--out", tmp_path / "one") == 0
-        heptad("seqrec", "predict", "--run", trained, "--out", tmp_path / "two", *TWO_PROCESSES)
-        one, two = (pl.read_parquet(tmp_path / name / "predictions.parquet") for name in ("one", "two"))
-        assert one["item_ids"].to_list() == two["item_ids"].to_list()
-        assert one["user"].equals(two["user"])
-
 
 @pytest.mark.parametrize("write", [export_torch, export_onnx])
 @pytest.mark.parametrize("kind", [MQSATEDModule, SASRecModule, TransitionModule])
@@ -204,30 +197,41 @@ def test_killed_in_mid_epoch_equals_uninterrupted(loss, sequences, tmp_path, mon
     assert_same_weights(whole, parts)
 
 
-@pytest.mark.parametrize("placement", ["replicated", "sharded"])
-def test_two_processes_equal_one(placement, heptad, sequences, tmp_path):
-    options = ("--trainer.max_epochs", "2", "--model.dropout", "0", "--model.lr", "0.01")
-    if placement == "replicated":
-        options += ("--data.batch_size", "25")
-    else:  # the last batch has one user, so that the other process has none
-        options += (*LOSSES["sampled"], "--data.batch_size", "239")
-    one, two = tmp_path / "one", tmp_path / "two"
-    fit(sequences, one, *options)
-    words = ("--data.root", sequences, "--run", two, *SMALL, *options, "--model.table_placement", placement)
-    heptad("seqrec", "fit", *words, *TWO_PROCESSES)
-    a, b = losses(one), losses(two)
-    assert a.keys() == b.keys()
-    assert max(abs(a[step] - b[step]) for step in a) < 1e-5
-    ours, theirs = (read_tensors(run / "model" / "model.safetensors") for run in (one, two))
-    for name, tensor in ours.items():
-        torch.testing.assert_close(theirs[name], tensor, atol=1e-5, rtol=1e-4)
-    if placement == "sharded":
-        heptad("seqrec", "test", "--run", two, *TWO_PROCESSES)
-        both = pl.read_parquet(two / "predictions.parquet")
-        alone = ("--run", two, "--trainer.devices", "1", "--trainer.strategy", "auto")
-        assert here("explain", *alone) == 0
-        assert here("test", *alone) == 0
-        assert pl.read_parquet(two / "predictions.parquet")["item_ids"].to_list() == both["item_ids"].to_list()
+EPOCHS = ("--trainer.max_epochs", "2")
+PLACEMENTS = {
+    "replicated": ("--data.batch_size", "25"),
+    # the last batch has one user, so that the other process has none
+    "sharded": (*LOSSES["sampled"], "--data.batch_size", "239"),
+}
+
+
+def test_two_processes_equal_one(sequences, tmp_path):
+    one, two, options = tmp_path / "one", tmp_path / "two", ("--model.dropout", "0", "--model.lr", "0.01")
+    commands = []
+    for placement, more in PLACEMENTS.items():
+        common = ("--data.root", sequences, "--run", two / placement, *SMALL, *options, *more, *EPOCHS)
+        commands.append(("seqrec", "fit", *common, "--model.table_placement", placement, *TWO_PROCESSES))
+    commands.append(("seqrec", "test", "--run", two / "sharded"))
+    commands.append(("seqrec", "predict", "--run", two / "replicated", "--out", two / "predicted"))
+    run_several(tmp_path, *commands)
+    for placement, more in PLACEMENTS.items():
+        fit(sequences, one / placement, *options, *more, *EPOCHS)
+        a, b = losses(one / placement), losses(two / placement)
+        assert a.keys() == b.keys()
+        assert max(abs(a[step] - b[step]) for step in a) < 1e-5, placement
+        ours, theirs = (read_tensors(run / placement / "model" / "model.safetensors") for run in (one, two))
+        for name, tensor in ours.items():
+            torch.testing.assert_close(theirs[name], tensor, atol=1e-5, rtol=1e-4)
+    both = pl.read_parquet(two / "sharded" / "predictions.parquet")
+    alone = ("--trainer.devices", "1", "--trainer.strategy", "auto")
+    assert here("explain", "--run", two / "sharded", *alone) == 0
+    assert here("test", "--run", two / "sharded", *alone) == 0
+    again = pl.read_parquet(two / "sharded" / "predictions.parquet")
+    assert again["item_ids"].to_list() == both["item_ids"].to_list()
+    assert here("predict", "--run", two / "replicated", "--out", one / "predicted", *alone) == 0
+    tables = [pl.read_parquet(run / "predicted" / "predictions.parquet") for run in (one, two)]
+    assert tables[0]["item_ids"].to_list() == tables[1]["item_ids"].to_list()
+    assert tables[0]["user"].equals(tables[1]["user"])
 
 
 def test_weights_start_a_run_of_another_loss(sequences, tmp_path):
