@@ -228,6 +228,7 @@ class HeptadCLI(LightningCLI):
         source = self.config[self.verb].init_from
         if source is not None:
             fill(self.model.net, network_tensors(source), str(source))
+            self.model.started_from = str(source)
         if not self.runs:
             self.subcommand = None
 

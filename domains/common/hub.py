@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from domains.common.errors import CheckpointMismatchError, ConfigError
-from domains.common.files import fill, local_path, read_options, read_tensors
+from domains.common.files import fill, local_path, read_checkpoint, read_options, read_tensors
 from domains.common.writing import write_whole
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -68,6 +68,20 @@ def load_published(directory: str | Path) -> nn.Module:
         raise ConfigError(f"{root / CONFIG}: {config.get('class')} is no network")
     fill(network, read_tensors(root / WEIGHTS), str(root / WEIGHTS))
     return network
+
+
+def network_arguments(path: str | Path) -> dict[str, Any]:
+    """Arguments that built a network, from a hub directory or a training checkpoint; of bare weights nothing is known.
+
+    Raises:
+        ConfigError: the configuration is no JSON object.
+    """
+    root = local_path(path)
+    if root.is_dir() and (root / CONFIG).is_file():
+        return dict(read_options(root / CONFIG).get("arguments", {}))
+    if root.suffix == ".ckpt":
+        return dict(read_checkpoint(root).get("hyper_parameters", {}))
+    return {}
 
 
 def network_tensors(path: str | Path) -> dict[str, Any]:

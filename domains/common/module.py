@@ -41,6 +41,8 @@ class HeptadModule(LightningModule, ABC):
     seed = 0
     # what validation logs, and --monitor may name
     validation_metrics: tuple[str, ...] = ()
+    # weights that the run starts from (--init_from)
+    started_from: str | None = None
     # where a test or a prediction writes; set when it begins, for steps that write files of their own
     output: Path | None = None
 

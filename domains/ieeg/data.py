@@ -20,6 +20,7 @@ from domains.ieeg.windows import INDEX, Windowing, WindowReader, WindowStore
 
 POOL = 1 << 24  # windows that are permuted together: all of them
 EVENTS = {"recording": pl.String, "onset": pl.Float64, "offset": pl.Float64}
+SIGNAL = ("rate", "reference", "highpass", "lowpass", "notch")  # options that make another signal of the same files
 CHANNELS = ("recording", "position", "name", "variance", "kurtosis")
 
 
@@ -125,7 +126,12 @@ class RecordingData(HeptadData):
                     " recordings as the training data were"
                 )
         frame = read_index(root, card, name, INDEX)
-        training = split == "train"
+        training, learning = split == "train", self.annotated_only and split in ("train", "valid")
+        if learning and len(frame) and not frame["annotated"].any():
+            raise PreparedDataError(
+                f"{root}: no recording of split {split!r} was looked through for seizures; prepare the data with"
+                " annotations (--events), or divide them another way (--split)"
+            )
         stride = self.stride if training else self.decision_stride
         return WindowStore(
             root,
@@ -134,7 +140,7 @@ class RecordingData(HeptadData):
             self.rate,
             Windowing(self.samples, self.segments, stride, whole=training),
             self._chosen(root, frame),
-            annotated_only=self.annotated_only and split in ("train", "valid"),
+            annotated_only=learning,
         )
 
     def _chosen(self, root: Path, frame: pl.DataFrame) -> dict[str, NDArray[np.int64]]:
@@ -155,6 +161,46 @@ class RecordingData(HeptadData):
     def events(self) -> pl.DataFrame:
         """Annotated seizures of all splits: recording, onset, offset in seconds."""
         return read_table(self.root / "events.parquet", EVENTS)
+
+    def durations(self) -> dict[str, float]:
+        """Recording -> its length in seconds, of all splits and of what is to be predicted."""
+        found: dict[str, float] = {}
+        for root in (self.root, self.predict_root):
+            if root is not None:
+                card = read_kind(root, "recordings")
+                for split in card["splits"]:
+                    names, samples = read_index(root, card, split, INDEX).select("name", "samples").to_dict().values()
+                    found |= dict(zip(names.to_list(), (samples / self.rate).to_list(), strict=True))
+        return found
+
+    def predicted_channels(self) -> dict[str, int]:
+        """Recording -> channels that are read, of what is to be predicted."""
+        store = self.store("predict")
+        counts = dict(store.frame.select("name", "channels").iter_rows())
+        return {name: len(store.positions[name]) if name in store.positions else n for name, n in counts.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """As of every data module, and how the signal was prepared."""
+        state = super().state_dict()
+        return state | {"signal": self._signal()} if state else state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Compare the preparation with the one that the weights are trained on.
+
+        Raises:
+            PreparedDataError: the signal was prepared in another way.
+        """
+        trained, mine = state_dict.get("signal", {}), self._signal()
+        for name, value in mine.items():
+            if name in trained and trained[name] != value:
+                raise PreparedDataError(
+                    f"{self.root}: prepared with --{name} {value}, the model was trained with --{name}"
+                    f" {trained[name]}; prepare the data as those of the training were"
+                )
+        super().load_state_dict({name: value for name, value in state_dict.items() if name != "signal"})
+
+    def _signal(self) -> dict[str, Any]:
+        return {name: value for name, value in self.card.get("preparation", {}).items() if name in SIGNAL}
 
     def channel_names(self, store: WindowStore, recording: str) -> list[str]:
         """Names of the channels of a recording that are read, in their order."""

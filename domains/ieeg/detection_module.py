@@ -12,7 +12,7 @@ from torch import Tensor
 
 from domains.common.errors import CheckpointMismatchError, ConfigError
 from domains.common.files import check_fit
-from domains.common.hub import network_tensors
+from domains.common.hub import network_arguments, network_tensors
 from domains.common.intervals import Estimate
 from domains.common.loader import Batch
 from domains.common.lora import LowRankLinear
@@ -26,6 +26,8 @@ from domains.ieeg.threshold import choose_detection_threshold
 
 CLASSES = ("background", "seizure")
 Tuning = Literal["full", "lora", "head"]
+# options that leave shapes alone and change what weights mean
+SAME_FUNCTION = ("window", "relative_index", "channel_distance", "content", "encoder_eps")
 # name of a metric of `evaluate_detection` -> what validation calls it
 VALIDATED = (
     *("event_f1", "event_sensitivity", "false_alarms_per_24h", "auroc", "average_precision", "cohen_kappa"),
@@ -43,6 +45,7 @@ class Detector(SignalModule):
         samples: of a segment, taken from the data.
         class_weights: weight of background and of seizure in the loss; none: the same.
         smoothing: decisions of the moving median over probabilities; 1: none.
+        causal: smooth over past decisions alone, as a device that raises alarms must.
         min_gap: seconds; detections that are less apart become one.
         min_duration: seconds; shorter detections are dropped.
         options: of `SignalModule`.
@@ -60,6 +63,7 @@ class Detector(SignalModule):
         samples: int,
         class_weights: list[float] | None = None,
         smoothing: int = 3,
+        causal: bool = False,
         min_gap: float = 0.0,
         min_duration: float = 10.0,
         **options: Any,
@@ -67,11 +71,20 @@ class Detector(SignalModule):
         super().__init__(samples, **options)
         if class_weights is not None and (len(class_weights) != len(CLASSES) or min(class_weights) < 0):
             raise ConfigError(f"model.class_weights is {class_weights}; give one for background and one for seizure")
-        self.decisions = Decisions(smoothing=smoothing, min_gap=min_gap, min_duration=min_duration)
+        self.decisions = Decisions(
+            smoothing=smoothing, causal=causal, min_gap=min_gap, min_duration=min_duration
+        )
         weights = None if class_weights is None else torch.tensor(class_weights)
         self.register_buffer("class_weights", weights, persistent=False)
         self.register_buffer("threshold", torch.tensor(0.5))
         self._validated: list[dict[str, Any]] = []
+
+    def setup(self, stage: str) -> None:
+        """Have recordings that nobody looked through for seizures left out of training and validation."""
+        super().setup(stage)
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if data is not None:
+            data.annotated_only = True
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, 2) of a batch."""
@@ -153,8 +166,9 @@ class Detector(SignalModule):
     def write_beside(self, predictions: pl.DataFrame, directory: Path) -> None:
         """Write the detections of each recording, as BIDS events and as EDF+ annotations."""
         events = detected_events(predictions, float(self.threshold), self.decisions)
-        ends = predictions.group_by("recording").agg((pl.col("onset") + pl.col("duration")).max())
-        write_detections(directory / "events", events, dict(ends.iter_rows()))
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        lengths, names = data.durations(), predictions["recording"].unique(maintain_order=True)
+        write_detections(directory / "events", events, {name: lengths[name] for name in names})
 
     def protocol(self, data: Any) -> str:
         """Say how the metrics are measured."""
@@ -163,7 +177,8 @@ class Detector(SignalModule):
         rules = self.decisions
         return (
             f"Intervals are resampled over {unit}. A decision every {data.decision_stride / data.rate:g} s;"
-            f" probabilities are smoothed (moving {rules.method} of {rules.smoothing}), the threshold is"
+            f" probabilities are smoothed (moving {rules.method} of {rules.smoothing}, "
+            f"{'past ones' if rules.causal else 'centred'}), the threshold is"
             f" {float(self.threshold):.4f} (chosen on the validation split), detections shorter than"
             f" {rules.min_duration:g} s are dropped. Events are scored by the rules of SzCORE (Dan et al., 2024)."
         )
@@ -204,13 +219,26 @@ class SeizureModule(Detector, MVPFormerModule):
         self.net = MVPFormerClassifier(len(CLASSES), **self.sizes, lora_rank=rank, lora_alpha=lora_alpha)
         if tuning == "head":
             self.net.backbone.requires_grad_(False)
-        self.pretrained = pretrained
+        self.pretrained, self.tuning = pretrained, tuning
 
     def setup(self, stage: str) -> None:
-        """Take the pretrained backbone where a training begins; one that goes on has weights of its own."""
+        """Take the pretrained backbone where a training begins; one that goes on has weights of its own.
+
+        Raises:
+            ConfigError: a backbone that was never trained would stay as it is, or the pretrained one was computed
+                with other options.
+            CheckpointMismatchError: the pretrained weights do not fit.
+        """
         super().setup(stage)
-        if stage == "fit" and self.pretrained is not None and self.trainer.ckpt_path is None:
+        if stage != "fit" or self.trainer.ckpt_path is not None:
+            return
+        if self.pretrained is not None:
             fill_backbone(self.net, self.pretrained)
+        elif self.tuning != "full" and self.started_from is None:
+            raise ConfigError(
+                f"model.tuning {self.tuning} trains a small part of the network, and the rest holds random numbers;"
+                " give --model.pretrained DIR, or train all of it (--model.tuning full)"
+            )
 
 
 class BandEnergyModule(Detector):
@@ -233,8 +261,14 @@ def fill_backbone(net: MVPFormerClassifier, source: str) -> None:
     """Take the backbone of a pretrained network; fresh adapters stay as they are, all else must be there.
 
     Raises:
+        ConfigError: the pretrained network computes another function of the same weights.
         CheckpointMismatchError: a weight is missing, unknown, or of another shape.
     """
+    for name, value in network_arguments(source).items():
+        if name in SAME_FUNCTION and value != net.arguments[name]:
+            raise ConfigError(
+                f"{source}: was trained with {name} {value}, model.{name} is {net.arguments[name]}; give the same"
+            )
     prefix = "backbone."
     tensors = network_tensors(source)
     found = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

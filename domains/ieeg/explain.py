@@ -72,7 +72,7 @@ def explain(module: HeptadModule, data: Any, directory: Path) -> list[Picture]:
     module.eval()
     data.trainer = None
     store, reader = data.store("test"), data.collate_for(data.store("test"))
-    rows = _sample(store)
+    rows = choose_windows(store)
     scores = _scores(module, reader, rows)
     pictures, tables = [], []
     for title, row in _cases(rows, scores, store).items():
@@ -96,10 +96,11 @@ def explain(module: HeptadModule, data: Any, directory: Path) -> list[Picture]:
     return pictures
 
 
-def _sample(store: WindowStore) -> torch.Tensor:
-    """All windows with a seizure and evenly spaced others, as many as are looked at."""
-    seizures = (store.label == 1).nonzero().flatten()[: SEEN // 2]
-    others = (store.label != 1).nonzero().flatten()
+def choose_windows(store: WindowStore) -> torch.Tensor:
+    """All windows with a seizure and evenly spaced others of annotated recordings, as many as are looked at."""
+    known = torch.tensor(store.annotated, dtype=torch.bool)[store.recording]
+    seizures = (known & (store.label == 1)).nonzero().flatten()[: SEEN // 2]
+    others = (known & (store.label != 1)).nonzero().flatten()
     kept = others[torch.linspace(0, max(len(others) - 1, 0), min(SEEN - len(seizures), len(others))).long()]
     return torch.cat([seizures, kept]).sort().values
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from domains.common.attention.mvpa import Backend, ChannelDistance, DropoutKind, RelativeIndex
-from domains.common.errors import ConfigError
+from domains.common.errors import ConfigError, PreparedDataError
 from domains.common.intervals import Estimate, group_bootstrap
 from domains.common.loader import Batch, mix_seed
 from domains.common.module import HeptadModule
@@ -159,6 +159,7 @@ class MVPFormerModule(SignalModule):
 
         Raises:
             ConfigError: windows have more segments or channels than the network has rows for.
+            PreparedDataError: a recording that is to be predicted has.
         """
         super().setup(stage)
         data: Any = getattr(self.trainer, "datamodule", None)
@@ -171,6 +172,13 @@ class MVPFormerModule(SignalModule):
                     f"the data have {found} {name.removeprefix('max_')} and model.{option} is {most}; raise it (and"
                     f" train anew), or lower {fewer}"
                 )
+        if stage == "predict" and data is not None:
+            for recording, channels in data.predicted_channels().items():
+                if channels > self.max_channels:
+                    raise PreparedDataError(
+                        f"{recording}: has {channels} channels, the model reads at most {self.max_channels}; read the"
+                        f" best of them (--data.channels {self.max_channels})"
+                    )
 
 
 class PretrainModule(MVPFormerModule):
@@ -221,7 +229,10 @@ class PretrainModule(MVPFormerModule):
         return loss
 
     def _measured(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Loss, accuracy and similarity of each window (B,), with negatives that depend on the rows alone."""
+        """Loss, accuracy and similarity of each window (B,), the same whenever the batch is the same.
+
+        Negatives are tokens of the batch, as in training: other batch sizes or numbers of processes draw others.
+        """
         if not len(batch["x"]):
             return tuple(batch["x"].new_zeros(0) for _ in range(3))
         seed = mix_seed(self.seed, int(batch["row"][0]))

@@ -54,7 +54,7 @@ def _pretraining(predictions: pl.DataFrame) -> list[Picture]:
         estimate = group_bootstrap(metric, len(part), groups, replicates=200)["accuracy"]
         found.append((f"{name} ({len(part):,})", estimate))
     overall = float(predictions["accuracy"].mean())  # type: ignore[arg-type]
-    figure = dots(found, label="share of next tokens found among 31", overall=overall, chance=None)
+    figure = dots(found, label="share of next tokens found", overall=overall, chance=None)
     caption = (
         "How often the true token of the next segment is the most similar one, by subject (in brackets windows), with"
         " intervals over recordings where a subject has several; dashed, of all windows."

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 
 import polars as pl
 import pytest
@@ -14,9 +11,8 @@ import torch
 from data_prep.ieeg.series import prepare_series
 from domains.common.callbacks import LastCheckpoint
 from domains.common.files import read_checkpoint, read_tensors
-from tests.apps.helpers import TWO_PROCESSES, assert_same_weights, losses
-from tests.apps.ieeg_helpers import fit, fit_words, here, refusal
-from tests.conftest import ROOT
+from tests.apps.helpers import TWO_PROCESSES, assert_same_weights, losses, run_several
+from tests.apps.ieeg_helpers import fit, fit_words, here, refusal, write_pretrained
 from tests.data.ieeg.series import write_series
 from tests.domains.ieeg.helpers import write_prepared
 
@@ -31,13 +27,7 @@ RUNS = {
     "adapters": ("seizure", ("--model.tuning", "lora", "--model.lora_rank", "2", "--ema", "0.9", *FEW)),
     "pretrain": ("pretrain", ("--model.checkpointing", "true", *FEW)),
     "band-energy": ("band-energy", FEW),
-    "forecast": (
-        "forecast",
-        (
-            "--model.dropout",
-            "0.3",
-        ),
-    ),
+    "forecast": ("forecast", ("--model.dropout", "0.3")),
 }
 
 
@@ -67,6 +57,8 @@ class KilledError(BaseException):
 def test_killed_in_mid_epoch_equals_uninterrupted(name, roots, tmp_path, monkeypatch):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     system, options = RUNS[name]
+    if "lora" in options:
+        options = (*options, "--model.pretrained", write_pretrained(tmp_path / "base"))
     fit(system, roots[system], whole, *options, *EPOCHS)
     write = LastCheckpoint._write
 
@@ -104,17 +96,12 @@ def trainings(roots):
 
 def test_two_processes_equal_one(roots, tmp_path):
     one, two, once = tmp_path / "one", tmp_path / "two", ("--trainer.max_epochs", "1")
-    words = []
+    commands = []
     for name, (system, options) in trainings(roots).items():
-        words += ["ieeg", "fit", *fit_words(system, roots[system], two / name, *options, *once, *TWO_PROCESSES), "then"]
-        words += ["ieeg", "test", "--run", two / name, "then"]
-    words += ["ieeg", "predict", "--run", two / "seizure"]
-    command = [sys.executable, "-m", "tests.apps.several", *map(str, words)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+        more = (*options, *once, *TWO_PROCESSES)
+        commands.append(("ieeg", "fit", *fit_words(system, roots[system], two / name, *more)))
+        commands.append(("ieeg", "test", "--run", two / name))
+    run_several(tmp_path, *commands, ("ieeg", "predict", "--run", two / "seizure"))
     for name, (system, options) in trainings(roots).items():
         fit(system, roots[system], one / name, *options, *once)
         a, b = losses(one / name), losses(two / name)

@@ -22,7 +22,7 @@ from domains.common.hub import load_published
 from domains.ieeg.mvpformer import GenerativeMVPFormer, MVPFormerClassifier
 from domains.ieeg.weights import to_official
 from tests.apps.helpers import QUIET, losses
-from tests.apps.ieeg_helpers import SMALL, fit, fit_words, here, refusal
+from tests.apps.ieeg_helpers import SIZES, SMALL, fit, fit_words, here, refusal, write_pretrained
 from tests.data.ieeg.series import write_series
 
 # these run inside this process; what libraries warn of there is no matter of these tests
@@ -112,9 +112,24 @@ class TestSeizures:
         assert len(table) == 150
         stem = next(iter(other.seizures))
         events = pl.read_csv(tmp_path / "out" / "events" / f"{stem}_events.tsv", separator="\t", null_values="n/a")
+        assert events["recordingDuration"].to_list() == [150.0] * len(events) != []
         notes = mne.read_annotations(tmp_path / "out" / "events" / f"{stem}_annotations.edf")
         assert notes.onset.tolist() == pytest.approx(events["onset"].to_list())
         assert notes.duration.tolist() == pytest.approx(events["duration"].to_list())
+
+    def test_recordings_of_more_channels_than_the_model_reads_are_refused_or_cut(self, tested, tmp_path):
+        sizes = {"subjects": 1, "recordings": 1, "minutes": 1.5, "channels": 20, "rate": 128.0, "seed": 2}
+        wide = write_planted_bids(tmp_path / "wide", **sizes).root  # one channel is of another kind
+        words = ("predict", "--run", tested, "--raw", wide, "--workers", "1", "--out", tmp_path / "out")
+        said = refusal(*words)
+        assert "has 19 channels, the model reads at most 16" in said
+        assert here(*words, "--data.channels", "16") == 0
+
+    def test_data_prepared_in_another_way_are_refused(self, tested, planted, tmp_path):
+        options = ("--rate", "64", "--lowpass", "25", "--reference", "bipolar", *SERIAL)
+        assert here("prep", "bids", "--raw", planted.root, "--out", tmp_path / "bipolar", *options) == 0
+        said = refusal("test", "--run", tested, "--data.root", tmp_path / "bipolar")
+        assert "prepared with --reference bipolar, the model was trained with --reference common-average" in said
 
     @pytest.mark.parametrize("form", ["hub", "torch"])
     def test_export(self, form, trained, tmp_path):
@@ -135,6 +150,9 @@ class TestSeizures:
         changed = {name for name, tensor in tuned.items() if name not in base or not torch.equal(tensor, base[name])}
         assert changed == {name for name in tuned if name == "head.weight" or name.endswith((".up", ".down"))}
         assert here("test", "--run", tmp_path / "tuned") == 0
+        words = (*words, "--model.relative_index", "from_end")
+        said = refusal("fit", *fit_words("seizure", prepared, tmp_path / "other", *words))
+        assert "was trained with relative_index distance, model.relative_index is from_end" in said
 
     def test_the_pretrained_network_is_tested_and_reported(self, prepared, tmp_path):
         fit("pretrain", prepared, tmp_path / "run", "--trainer.max_epochs", "1", "--data.epoch_windows", "48")
@@ -181,7 +199,9 @@ def test_every_shipped_config_runs_a_step(name, prepared, series, tmp_path):
     # all of the validation split: no F1 is defined where neither a seizure nor a detection is
     steps = ("--trainer.max_steps", "1", "--trainer.val_check_interval", "1")
     precision = ("--trainer.precision", "32") if system == "seizure" else ()
-    words = (*SHRINK[system], "--data.root", root, "--run", tmp_path / "run", *QUIET, *steps, *precision)
+    words = [*SHRINK[system], "--data.root", root, "--run", tmp_path / "run", *QUIET, *steps, *precision]
+    if config.get("model", {}).get("tuning", "full") != "full":
+        words += ["--model.pretrained", write_pretrained(tmp_path / "base")]
     assert here("fit", "--config", name, *words) == 0
     saved = yaml.safe_load((tmp_path / "run" / "fit.yaml").read_text())
     assert saved["system"] == system in DOMAIN.systems
@@ -189,9 +209,8 @@ def test_every_shipped_config_runs_a_step(name, prepared, series, tmp_path):
 
 
 def test_official_weights_are_imported_told_and_used(prepared, tmp_path, capsys):
-    sizes = {"samples": 64, "dim": 16, "depth": 2, "heads": 4, "kv_heads": 2, "hidden": 24, "max_segments": 8}
-    base = GenerativeMVPFormer(**sizes, max_channels=16)
-    tuned = MVPFormerClassifier(**sizes, max_channels=16, lora_rank=2)
+    base = GenerativeMVPFormer(**SIZES, max_channels=16)
+    tuned = MVPFormerClassifier(**SIZES, max_channels=16, lora_rank=2)
     torch.save({"state_dict": to_official(base), "epoch": 3}, tmp_path / "base.pt")
     torch.save({n: t for n, t in to_official(tuned).items() if "lora" in n or "head" in n}, tmp_path / "tuned.pt")
     options = {"n_head": 4, "size_input": 64, "base": str(tmp_path / "base.pt")}
@@ -235,6 +254,8 @@ def test_contradictory_options_are_one_line(prepared, series, tmp_path):
         ("seizure", ("--model.class_weights", "[1.0]"), "one for background and one for seizure"),
         ("seizure", ("--data.root", str(series)), "holds series, this system needs kind 'recordings'"),
         ("seizure", ("--model.encoder_eps", "0"), "encoder_eps"),
+        ("seizure", ("--model.tuning", "lora"), "give --model.pretrained DIR"),
+        ("seizure", ("--model.tuning", "head"), "give --model.pretrained DIR"),
         ("pretrain", ("--data.segments", "1"), "at least 2"),
         ("pretrain", ("--model.negatives", "0"), "negatives"),
         ("forecast", ("--data.root", str(prepared)), "holds recordings, this system needs kind 'series'"),

@@ -1,0 +1,81 @@
+"""Which recordings detectors learn from, and what their detections are written with."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+import torch
+from lightning import Trainer
+
+from domains.common.errors import PreparedDataError
+from domains.ieeg.data import RecordingData
+from domains.ieeg.detection_module import BandEnergyModule
+from domains.ieeg.explain import choose_windows
+from tests.domains.ieeg.helpers import write_prepared
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Noting(BandEnergyModule):
+    """Keeps which recordings it learned from and was validated on."""
+
+    def training_step(self, batch, index):
+        self.seen["train"] |= set(batch["recording"])
+        return super().training_step(batch, index)
+
+    def validation_step(self, batch, index):
+        self.seen["valid"] |= set(batch["recording"])
+        super().validation_step(batch, index)
+
+
+def forget(root, split, names):
+    path = root / split / "part-00000.parquet"
+    frame = pl.read_parquet(path)
+    frame.with_columns(annotated=~pl.col("name").is_in(names)).write_parquet(path)
+
+
+def train(root):
+    data = RecordingData(str(root), segment=1.0, segments=4, workers=0)
+    module = Noting(data.samples, hidden=4)
+    module.seen = {"train": set(), "valid": set()}
+    options = {"max_epochs": 1, "accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+    trainer = Trainer(**options, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0)
+    trainer.fit(module, data)
+    return module, trainer
+
+
+def test_recordings_that_nobody_looked_at_teach_nothing(tmp_path):
+    root = write_prepared(tmp_path / "prepared")
+    forget(root, "train", ["sub-02"])
+    forget(root, "valid", ["sub-05"])
+    module, _ = train(root)
+    assert module.seen == {"train": {"sub-01", "sub-03"}, "valid": {"sub-04"}}
+    forget(root, "train", ["sub-01", "sub-02", "sub-03"])
+    with pytest.raises(PreparedDataError, match="no recording of split 'train' was looked through for seizures"):
+        train(root)
+
+
+def test_recordings_that_nobody_looked_at_are_no_false_alarms_to_explain(tmp_path):
+    root = write_prepared(tmp_path / "prepared")
+    forget(root, "test", ["sub-06"])
+    store = RecordingData(str(root), segment=1.0, segments=4).store("test")
+    assert {store.names[i] for i in store.recording[choose_windows(store)].tolist()} == {"sub-07"}
+
+
+def test_detections_are_written_with_the_length_of_their_recording(tmp_path):
+    root = write_prepared(tmp_path / "prepared", seconds=62)
+    data = RecordingData(str(root), segment=5.0, segments=2, workers=0)
+    module = BandEnergyModule(data.samples)
+    module.threshold.fill_(0.0)  # all of a recording is one detection
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    parts = trainer.predict(module, data)
+    columns = {
+        name: [v for part in parts for v in (part[name].tolist() if torch.is_tensor(part[name]) else part[name])]
+        for name in parts[0]
+    }
+    module.write_beside(pl.DataFrame(columns), tmp_path / "out")
+    path = next((tmp_path / "out" / "events").glob("sub-06*_events.tsv"))
+    found = pl.read_csv(path, separator="\t", null_values="n/a")
+    assert found["recordingDuration"].to_list() == [62.0]
+    assert found["duration"].to_list() == [60.0]
+    assert data.durations() == {f"sub-{number:02d}": 62.0 for number in range(1, 8)}
