@@ -30,6 +30,8 @@ from data_prep.ieeg.planted_bids import BidsRecording, electrode_names, start_da
 RAW_RATE, RATE = 173.61, 256.0
 BLOCKS, NUMBERS = 5, 20
 CHANNELS, RECORDINGS = 16, 10  # of each block
+SILENT = ("--progress", "false")
+QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu")
 SETS = {"N": "interictal", "F": "interictal", "S": "seizure"}
 
 
@@ -91,6 +93,14 @@ def heptad(*words: object) -> None:
     subprocess.run([sys.executable, "-m", "apps.cli", "ieeg", *map(str, words)], check=True, stdout=subprocess.DEVNULL)
 
 
+def write_split(path: Path, subjects: list[str], fold: int) -> None:
+    """Write the table of a fold: that subject is tested, the next one is for validation, the others train."""
+    sides = ["train"] * len(subjects)
+    sides[fold], sides[(fold + 1) % len(subjects)] = "test", "valid"
+    rows = [f"{subject},{side}\n" for subject, side in zip(subjects, sides, strict=True)]
+    path.write_text("subject,split\n" + "".join(rows), encoding="utf-8")
+
+
 def main() -> None:
     """Print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -121,18 +131,14 @@ def run_fold(folder: Path, raw: Path, config: str, fold: int, seed: int) -> np.n
     """Prepare (once), train and test a fold; print its row, return seizures, found ones, false alarms, hours."""
     prepared = folder / f"fold{fold}"
     if not (prepared / "dataset.json").exists():
-        sides = ["train"] * BLOCKS
-        sides[fold], sides[(fold + 1) % BLOCKS] = "test", "valid"
         table = folder / f"fold{fold}.csv"
-        rows = [f"sub-block{block},{side}\n" for block, side in enumerate(sides)]
-        table.write_text("subject,split\n" + "".join(rows), encoding="utf-8")
+        write_split(table, [f"sub-block{block}" for block in range(BLOCKS)], fold)
         words = ("--raw", raw, "--out", prepared, "--split", table, "--rate", 128, "--lowpass", 45, "--notch", "none")
-        heptad("prep", "bids", *words, "--reference", "none", "--progress", "false", "--duplicates", "report")
+        heptad("prep", "bids", *words, "--reference", "none", "--duplicates", "report", *SILENT)
     run = folder / f"{config}-{fold}-{seed}"
-    quiet = ("--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu")
     if not (run / "metrics.json").exists():
-        heptad("fit", "--config", config, "--data.root", prepared, "--run", run, "--seed_everything", seed, *quiet)
-        heptad("test", "--run", run, *quiet, "--replicates", "200")
+        heptad("fit", "--config", config, "--data.root", prepared, "--run", run, "--seed_everything", seed, *QUIET)
+        heptad("test", "--run", run, *QUIET, "--replicates", "200")
     metrics = {n: e["value"] for n, e in json.loads((run / "metrics.json").read_text(encoding="utf-8")).items()}
     card = json.loads((prepared / "dataset.json").read_text(encoding="utf-8"))["counts"]["splits"]["test"]
     alarms = metrics["false_alarms_per_24h"] / 24 * card["hours"]
