@@ -71,9 +71,7 @@ class Detector(SignalModule):
         super().__init__(samples, **options)
         if class_weights is not None and (len(class_weights) != len(CLASSES) or min(class_weights) < 0):
             raise ConfigError(f"model.class_weights is {class_weights}; give one for background and one for seizure")
-        self.decisions = Decisions(
-            smoothing=smoothing, causal=causal, min_gap=min_gap, min_duration=min_duration
-        )
+        self.decisions = Decisions(smoothing=smoothing, causal=causal, min_gap=min_gap, min_duration=min_duration)
         weights = None if class_weights is None else torch.tensor(class_weights)
         self.register_buffer("class_weights", weights, persistent=False)
         self.register_buffer("threshold", torch.tensor(0.5))

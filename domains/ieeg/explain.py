@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from domains.ieeg.windows import WindowStore
 
 SEEN = 2000  # windows among which cases are chosen
 SHOWN_CHANNELS = 24
+DECISIONS = 7  # that are timed
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,26 @@ def explain(module: HeptadModule, data: Any, directory: Path) -> list[Picture]:
         )
     if tables:
         write_tables(directory / "explain.parquet", [pl.concat(tables)])
+        print(_tell_latency(module, reader, int(rows[-1])))
     return pictures
+
+
+def _tell_latency(module: SeizureModule, reader: Any, row: int) -> str:
+    """How long a device waits for one decision: reading, transforming and classifying one window, median of several."""
+    times = []
+    for _ in range(1 + DECISIONS):
+        begin = time.perf_counter()
+        batch = reader({"row": torch.tensor([row])})
+        module.net(batch["x"].to(module.device)).cpu()
+        times.append(time.perf_counter() - begin)
+    _, segments, channels, samples = batch["x"].shape
+    cut, rate = reader.store.windowing, reader.store.rate
+    waits = (module.decisions.smoothing // 2) * cut.stride / rate if not module.decisions.causal else 0.0
+    return (
+        f"One decision about {samples / rate:g} s of {channels} channels (window of {segments} segments) takes"
+        f" {1000 * statistics.median(times[1:]):,.0f} ms on {module.device.type};"
+        f" smoothing waits for {waits:g} s more of the signal"
+    )
 
 
 def choose_windows(store: WindowStore) -> torch.Tensor:

@@ -85,8 +85,9 @@ class TestSeizures:
         assert f"{threshold:.4f} (chosen on the validation split)" in report
         assert not re.search(r"(?:src|href)=\"(?!data:)", report), "nothing is loaded from elsewhere"
 
-    def test_explain_writes_pictures_and_numbers(self, tested):
+    def test_explain_writes_pictures_and_numbers(self, tested, capsys):
         assert here("explain", "--run", tested) == 0
+        assert re.search(r"1 s of \d+ channels \(window of 4 segments\) takes \d+ ms on cpu", capsys.readouterr().out)
         table = pl.read_parquet(tested / "explain.parquet")
         assert table.group_by("case").agg(pl.col("attention").sum())["attention"].to_list() == pytest.approx(
             [1.0] * table["case"].n_unique(), abs=1e-4
