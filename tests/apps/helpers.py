@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import polars as pl
+import pytest
 import torch
+from lightning import Trainer
 
 from apps import cli
+from domains.common.callbacks import LastCheckpoint
 from domains.common.files import read_checkpoint
 
 QUIET = [
@@ -73,3 +77,38 @@ def assert_same_weights(one: Path, two: Path) -> None:
     a, b = (read_checkpoint(run / "checkpoints" / "last.ckpt") for run in (one, two))
     assert a["global_step"] == b["global_step"]
     assert all(torch.equal(tensor, b["state_dict"][name]) for name, tensor in a["state_dict"].items())
+
+
+class KilledError(BaseException):
+    """Ends a run where it is, like a kill."""
+
+
+def assert_killed_equals_uninterrupted(
+    train: Callable[..., None], folder: Path, patches: pytest.MonkeyPatch, step: int
+) -> None:
+    """Kill a training when its first checkpoint is written, continue it, and compare it with one left alone.
+
+    Args:
+        train: trains into a folder, with further words of the command.
+        folder: where runs are written.
+        patches: what kills is put in with.
+        step: steps between checkpoints, less than half of all.
+    """
+    whole, parts = folder / "whole", folder / "parts"
+    train(whole)
+    write = LastCheckpoint._write
+
+    def write_and_die(self: LastCheckpoint, trainer: Trainer) -> None:
+        write(self, trainer)
+        raise KilledError
+
+    with patches.context() as patch, pytest.raises(KilledError):
+        patch.setattr(LastCheckpoint, "_write", write_and_die)
+        train(parts, "--save_every", step)
+    last = parts / "checkpoints" / "last.ckpt"
+    stopped, steps = read_checkpoint(last)["global_step"], losses(whole)
+    assert stopped == step < len(steps) // 2
+    shutil.rmtree(parts / "log")
+    train(parts, "--ckpt_path", last)
+    assert losses(parts) == {step: loss for step, loss in steps.items() if step >= stopped}
+    assert_same_weights(whole, parts)

@@ -9,9 +9,13 @@ import pytest
 import torch
 
 from data_prep.ieeg.series import prepare_series
-from domains.common.callbacks import LastCheckpoint
-from domains.common.files import read_checkpoint, read_tensors
-from tests.apps.helpers import TWO_PROCESSES, assert_same_weights, losses, run_several
+from domains.common.files import read_tensors
+from tests.apps.helpers import (
+    TWO_PROCESSES,
+    assert_killed_equals_uninterrupted,
+    losses,
+    run_several,
+)
 from tests.apps.ieeg_helpers import fit, fit_words, here, refusal, write_pretrained
 from tests.data.ieeg.series import write_series
 from tests.domains.ieeg.helpers import write_prepared
@@ -49,33 +53,16 @@ def roots(tmp_path_factory):
     return {"forecast": folder / "series", **dict.fromkeys(("seizure", "pretrain", "band-energy"), recordings)}
 
 
-class KilledError(BaseException):
-    """Ends a run where it is, like a kill."""
-
-
 @pytest.mark.parametrize("name", RUNS)
 def test_killed_in_mid_epoch_equals_uninterrupted(name, roots, tmp_path, monkeypatch):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
     system, options = RUNS[name]
     if "lora" in options:
         options = (*options, "--model.pretrained", write_pretrained(tmp_path / "base"))
-    fit(system, roots[system], whole, *options, *EPOCHS)
-    write = LastCheckpoint._write
 
-    def write_and_die(self, trainer):
-        write(self, trainer)
-        raise KilledError
+    def train(run, *more):
+        fit(system, roots[system], run, *options, *EPOCHS, *more)
 
-    with monkeypatch.context() as patch, pytest.raises(KilledError):
-        patch.setattr(LastCheckpoint, "_write", write_and_die)
-        fit(system, roots[system], parts, *options, *EPOCHS, "--save_every", "3")
-    last = parts / "checkpoints" / "last.ckpt"
-    stopped, steps = read_checkpoint(last)["global_step"], losses(whole)
-    assert stopped == 3 < len(steps) // 2
-    shutil.rmtree(parts / "log")
-    fit(system, roots[system], parts, *options, *EPOCHS, "--ckpt_path", last)
-    assert losses(parts) == {step: loss for step, loss in steps.items() if step >= stopped}
-    assert_same_weights(whole, parts)
+    assert_killed_equals_uninterrupted(train, tmp_path, monkeypatch, 3)
 
 
 def test_a_resumed_epoch_of_other_windows_is_refused(roots, tmp_path):

@@ -10,9 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from domains.common.callbacks import LastCheckpoint
-from domains.common.files import read_checkpoint, read_tensors
-from tests.apps.helpers import TWO_PROCESSES, assert_same_weights, losses, run_several
+from domains.common.files import read_tensors
+from tests.apps.helpers import (
+    TWO_PROCESSES,
+    assert_killed_equals_uninterrupted,
+    assert_same_weights,
+    losses,
+    run_several,
+)
 from tests.apps.medical_helpers import fit, fit_words, here, refusal
 from tests.apps.several import still
 
@@ -45,31 +50,14 @@ def roots(bags, xrays):
     return {"acmil": bags, "medusa": xrays, "medusa-body": xrays}
 
 
-class KilledError(BaseException):
-    """Ends a run where it is, like a kill."""
-
-
 @pytest.mark.parametrize("name", RUNS)
 def test_killed_in_mid_epoch_equals_uninterrupted(name, roots, tmp_path, monkeypatch):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
     system, options = RUNS[name]
-    fit(system, roots[system], whole, *options, *EPOCHS)
-    write = LastCheckpoint._write
 
-    def write_and_die(self, trainer):
-        write(self, trainer)
-        raise KilledError
+    def train(run, *more):
+        fit(system, roots[system], run, *options, *EPOCHS, *more)
 
-    with monkeypatch.context() as patch, pytest.raises(KilledError):
-        patch.setattr(LastCheckpoint, "_write", write_and_die)
-        fit(system, roots[system], parts, *options, *EPOCHS, "--save_every", "3")
-    last = parts / "checkpoints" / "last.ckpt"
-    stopped, steps = read_checkpoint(last)["global_step"], losses(whole)
-    assert stopped == 3 < len(steps) // 2
-    shutil.rmtree(parts / "log")
-    fit(system, roots[system], parts, *options, *EPOCHS, "--ckpt_path", last)
-    assert losses(parts) == {step: loss for step, loss in steps.items() if step >= stopped}
-    assert_same_weights(whole, parts)
+    assert_killed_equals_uninterrupted(train, tmp_path, monkeypatch, 3)
 
 
 @pytest.mark.parametrize("name", ["gated", "images"])

@@ -16,13 +16,12 @@ import yaml
 from apps import cli
 from apps.common.export import export_onnx, export_torch
 from apps.seqrec import DOMAIN
-from domains.common.callbacks import LastCheckpoint
-from domains.common.files import read_checkpoint, read_tensors
+from domains.common.files import read_tensors
 from domains.common.hub import network_tensors
 from domains.seqrec.data import SequenceData
 from domains.seqrec.module import MQSATEDModule, SASRecModule, TransitionModule
 from domains.seqrec.popularity import evaluate_popularity
-from tests.apps.helpers import QUIET, TWO_PROCESSES, assert_same_weights, losses, run_several
+from tests.apps.helpers import QUIET, TWO_PROCESSES, assert_killed_equals_uninterrupted, losses, run_several
 
 SMALL = [*QUIET, "--model.dim", "8", "--data.batch_size", "32"]
 
@@ -170,31 +169,14 @@ LOSSES = {
 }
 
 
-class KilledError(BaseException):
-    """Ends a run where it is, like a kill."""
-
-
 @pytest.mark.parametrize("loss", LOSSES)
 def test_killed_in_mid_epoch_equals_uninterrupted(loss, sequences, tmp_path, monkeypatch):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
     options = (*LOSSES[loss], "--trainer.max_epochs", "3", "--model.dropout", "0.3", "--model.schedule", "cosine")
-    fit(sequences, whole, *options)
-    write = LastCheckpoint._write
 
-    def write_and_die(self, trainer):
-        write(self, trainer)
-        raise KilledError
+    def train(run, *more):
+        fit(sequences, run, *options, *more)
 
-    with monkeypatch.context() as patch, pytest.raises(KilledError):
-        patch.setattr(LastCheckpoint, "_write", write_and_die)
-        fit(sequences, parts, *options, "--save_every", "5")
-    last = parts / "checkpoints" / "last.ckpt"
-    stopped, steps = read_checkpoint(last)["global_step"], losses(whole)
-    assert stopped == 5 < len(steps) // 3
-    shutil.rmtree(parts / "log")
-    fit(sequences, parts, *options, "--ckpt_path", last)
-    assert losses(parts) == {step: loss for step, loss in steps.items() if step >= stopped}
-    assert_same_weights(whole, parts)
+    assert_killed_equals_uninterrupted(train, tmp_path, monkeypatch, 5)
 
 
 EPOCHS = ("--trainer.max_epochs", "2")
