@@ -149,11 +149,14 @@ def _channel_rows(entry: Prepared) -> list[dict[str, Any]]:
     position = {channel.name: place for place, channel in enumerate(reference.channels)}
     scanned = {channel.name: i for i, channel in enumerate(recording.kept)}
     noise = found.mains_ratio(entry.decided.mains or 50.0)
+    doubts = dict(zip(scanned, entry.decided.doubts, strict=True))
+    for channel, pair in zip(reference.channels, reference.pairs, strict=False):  # no pairs but of a bipolar one
+        doubts[channel.name] = "; ".join(f"{name}: {doubts[name]}" for name in pair if doubts[name])
     rows = []
     own = [channel for channel in reference.channels if channel.name not in {c.name for c in recording.channels}]
     for channel in (*recording.channels, *own):
         place, i = position.get(channel.name), scanned.get(channel.name)
-        doubt = entry.decided.doubts[i] if i is not None else ""
+        doubt = doubts.get(channel.name, "")
         status = "good" if channel.keep and not doubt else "doubtful" if channel.keep else "bad"
         if not channel.keep and channel.kind not in ("SEEG", "ECOG", "DBS"):
             status = "other"

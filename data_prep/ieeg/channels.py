@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,8 @@ from data_prep.ieeg.units import ask_microvolts, is_other, microvolts
 
 _MAJORITY = 2 / 3  # share of the channels that must have the rate of the recording
 _LOWEST, _HIGHEST = 1.0, 200_000.0  # Hz
+# Beginnings of reasons that are told in other lines, or that a sidecar gives.
+_TOLD = ("bad", "sampled at", "unit ", "has no unit")
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def choose(header: Header, choice: Choice) -> Chosen:
     """
     channels = [_locate(channel) for channel in _name_kinds(header.channels)]
     channels = [_select(channel, choice, header.scalp) for channel in channels]
-    channels, remarks = _convert(channels, choice.unit, header.path)
+    channels, remarks = _convert(channels, header.doubtful, choice.unit, header.path)
     channels = [_measure(channel, length) for channel, length in zip(channels, header.lengths, strict=True)]
     rate = _common_rate(channels, header.path)
     channels = [_of_rate(channel, rate) for channel in channels]
@@ -87,7 +89,7 @@ def choose(header: Header, choice: Choice) -> Chosen:
         _drop(channel, f"has {length:,} samples, others {samples:,}") if channel.keep and length != samples else channel
         for channel, length in zip(channels, header.lengths, strict=True)
     ]
-    return Chosen(tuple(channels), rate, samples, (*remarks, *_tell(channels)))
+    return Chosen(tuple(channels), rate, samples, (*remarks, *_tell(channels, choice)))
 
 
 def _drop(channel: Channel, reason: str) -> Channel:
@@ -121,13 +123,22 @@ def _select(channel: Channel, choice: Choice, scalp: bool) -> Channel:
     return channel if wanted else _drop(channel, f"{channel.kind}, not intracranial")
 
 
-def _convert(channels: Sequence[Channel], unit: str, path: Path) -> tuple[list[Channel], list[str]]:
-    """Scales of the channels to keep; `unit` where theirs is unknown."""
+def _is_wanted(channel: Channel, choice: Choice) -> bool:
+    """Whether the options do not leave a channel out."""
+    if choice.exclude is not None and choice.exclude.fullmatch(channel.name):
+        return False
+    return choice.channels is None or choice.channels.fullmatch(channel.name) is not None
+
+
+def _convert(
+    channels: Sequence[Channel], doubtful: frozenset[int], unit: str, path: Path
+) -> tuple[list[Channel], list[str]]:
+    """Scales of the channels to keep; `unit` where theirs is unknown or, by their places, doubtful."""
     found, remarks = [], []
     taken: list[str] = []
     unknown: list[Channel] = []
-    for channel in channels:
-        if not channel.keep or channel.scale:
+    for at, channel in enumerate(channels):
+        if not channel.keep or (channel.scale and not (unit and at in doubtful)):
             found.append(channel)
         elif unit and not is_other(channel.unit):
             taken.append(channel.name)
@@ -186,8 +197,16 @@ def _of_rate(channel: Channel, rate: float) -> Channel:
     return _drop(channel, f"sampled at {channel.rate:g} Hz, most channels at {rate:g} Hz")
 
 
-def _tell(channels: Sequence[Channel]) -> list[str]:
+def _tell(channels: Sequence[Channel], choice: Choice) -> list[str]:
     remarks = []
+    unusable: defaultdict[str, list[Channel]] = defaultdict(list)
+    for channel in channels:
+        if channel.kind in INTRACRANIAL and not channel.keep and not channel.reason.startswith(_TOLD):
+            unusable[channel.reason].append(channel)
+    for reason, several in unusable.items():
+        wanted = [channel for channel in several if _is_wanted(channel, choice)]
+        if wanted:
+            remarks.append(f"{len(wanted)} intracranial channels are left out ({reason}): {_names(wanted)}")
     others = [channel for channel in channels if channel.reason.startswith("sampled at")]
     if others:
         remarks.append(f"{len(others)} channels are left out, whose rate is another: {_names(others)}")

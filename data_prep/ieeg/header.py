@@ -24,11 +24,11 @@ class Header:
             where the file itself says that a channel cannot be used.
         lengths: samples of each channel.
         marks: its own annotations.
-        looked_at: whether it has an annotation at all.
         faults: annotations that cannot be read: row, reason, excerpt.
         remarks: what is unusual about the file.
         options: for the reader.
         scalp: whether channels on the scalp are as good as others, in data sets that compare them.
+        doubtful: places of channels whose unit is known, but whose range in it is that of no amplifier.
     """
 
     path: Path
@@ -36,11 +36,11 @@ class Header:
     channels: tuple[Channel, ...]
     lengths: tuple[int, ...]
     marks: tuple[Mark, ...] = ()
-    looked_at: bool = False
     faults: tuple[tuple[int, str, str], ...] = ()
     remarks: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     scalp: bool = False
+    doubtful: frozenset[int] = frozenset()
 
 
 def distinct_names(names: Sequence[str]) -> tuple[list[str], list[str]]:

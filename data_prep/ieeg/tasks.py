@@ -12,7 +12,7 @@ import numpy as np
 
 from data_prep.common.errors import CorruptRecordError
 from data_prep.ieeg.records import Recording, SignalReader
-from data_prep.ieeg.signal.blocks import read_block
+from data_prep.ieeg.signal.blocks import read_block, silence_gaps
 from data_prep.ieeg.signal.files import PartWriter
 from data_prep.ieeg.signal.filters import HOP_SAMPLES, HOP_SECONDS, FilterRules, plan_blocks
 from data_prep.ieeg.signal.reference import make_reference
@@ -76,6 +76,8 @@ def prepare_part(work: Work, first: int, stop: int, folder: Path) -> dict[str, A
     channels = [channel for channel, keep in zip(recording.kept, work.keep, strict=True) if keep]
     chosen = np.flatnonzero(work.keep)
     reference = make_reference(work.reference, channels, np.array(work.good, dtype=bool)[chosen])
+    parts = reference.made_of()
+    place = {row: at for at, row in enumerate(chosen.tolist())}
     plan = plan_blocks(recording.rate, len(recording.kept), work.rules)
     total = plan.samples_out(recording.samples)
     begin, end = first * plan.hop_out, min(stop * plan.hop_out, total)
@@ -86,10 +88,14 @@ def prepare_part(work: Work, first: int, stop: int, folder: Path) -> dict[str, A
     with PartWriter(path, names, plan.rate_out, start, end - begin, events) as writer, opened(recording) as reader:
         for block in range(first, stop):
             left = block * plan.hop - plan.overlap
-            raw = read_block(reader, left, left + plan.size, recording.samples, recording.rate)
+            raw, gaps = read_block(reader, left, left + plan.size, recording.samples, recording.rate, plan.overlap)
             if len(chosen) < len(raw):
                 raw = raw[chosen]
-            made = reference.apply(plan.apply(raw))
+                gaps = [gap._replace(row=place[gap.row]) for gap in gaps if gap.row in place]
+            filtered = plan.apply(raw)
+            silence_gaps(filtered, gaps, [[row] for row in range(len(chosen))], block * plan.hop, plan.up, plan.down)
+            made = reference.apply(filtered)
+            silence_gaps(made, gaps, parts, block * plan.hop, plan.up, plan.down)
             writer.append(made[:, : min(plan.hop_out, total - block * plan.hop_out)])
     # rounded, so that the sums of another library version are the same numbers
     moments = [[float(f"{value:.12g}") for value in row] for row in writer.moments.tolist()]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
 from data_prep.common.errors import ConfigError
+from data_prep.ieeg.find import some
 
 # U+00B5 and U+03BC become "u" before the look-up; so does their UTF-8 that was read as Latin-1 or cp437.
 _MICRO = ("\u00c2\u00b5", "\u00ce\u00bc", "\u00b5", "\u03bc")
@@ -94,6 +96,14 @@ def ask_microvolts(unit: str) -> float:
     if unit and not scale:
         raise ConfigError(f"unit {unit!r}: give uV, mV, V or nV")
     return scale
+
+
+def tell_absurd(low: float, high: float, unit: str, names: Sequence[str]) -> str:
+    """A remark about channels of which `is_absurd` says so, with the range of the first."""
+    return (
+        f"the range {low:g} to {high:g} {unit} is none of an amplifier; the unit is doubtful ({some(names)}): give the "
+        "right one with --unit if it is another"
+    )
 
 
 def is_absurd(low: float, high: float, unit: str) -> bool:

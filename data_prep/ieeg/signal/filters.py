@@ -35,7 +35,7 @@ class FilterRules:
         rate: of the prepared signal, Hz.
         highpass: lower edge of the pass-band, Hz; 0: none.
         lowpass: upper edge, Hz; 0: as high as the rates allow.
-        notches: frequencies that are taken out, Hz.
+        notches: frequencies that are taken out, Hz; those that the low-pass filter leaves nothing of do not count.
     """
 
     rate: float
@@ -116,7 +116,7 @@ def plan_blocks(rate: float, channels: int, rules: FilterRules) -> BlockPlan:
         rules: what is to be done.
 
     Raises:
-        ConfigError: the pass-band is empty or beyond what the rates allow.
+        ConfigError: the pass-band is empty or beyond what the rates allow, or notches run into each other.
     """
     ratio = _ratio(rate, rules.rate)
     nyquist = min(rate, rules.rate) / 2
@@ -125,6 +125,10 @@ def plan_blocks(rate: float, channels: int, rules: FilterRules) -> BlockPlan:
     if rules.highpass >= nyquist:
         raise ConfigError(
             f"highpass {rules.highpass:g} Hz: a signal of {2 * nyquist:g} Hz has nothing above {nyquist:g}"
+        )
+    if rules.notches and min(rules.notches) < 2 * (NOTCH + NOTCH_TRANSITION):
+        raise ConfigError(
+            f"mains of {min(rules.notches):g} Hz: its harmonics are too close; give 50 or 60, or notch none"
         )
     parts = _parts(rate, nyquist, rules)
     needed = sum(len(taps) // 2 for taps in parts)
@@ -164,12 +168,14 @@ def _parts(rate: float, nyquist: float, rules: FilterRules) -> list[npt.NDArray[
         parts.append(_design(rate, [rules.highpass - width / 2], width, pass_zero=False))
     # beyond the pass-band everything must be gone at the Nyquist frequency of either signal
     edge = min(rules.lowpass or nyquist, 0.9 * nyquist)
+    gone = rate / 2  # where the low-pass filter leaves nothing; within its transition the mains is still heard
     if resampled or edge < 0.9 * rate / 2:
         width = min(max(0.25 * edge, 2.0), nyquist - edge)
         parts.append(_design(rate, [edge + width / 2], width, pass_zero=True))
-    notches = [f for f in rules.notches if f + NOTCH + NOTCH_TRANSITION < edge and f + 4 < rate / 2]
+        gone = edge + width
+    half = NOTCH + NOTCH_TRANSITION / 2
+    notches = [f for f in rules.notches if f - half < gone and f + NOTCH + NOTCH_TRANSITION < rate / 2]
     if notches:
-        half = NOTCH + NOTCH_TRANSITION / 2
         edges = [bound for f in notches for bound in (f - half, f + half)]
         parts.append(_design(rate, edges, NOTCH_TRANSITION, pass_zero=True))
     return parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,8 @@ import scipy.signal
 from data_prep.ieeg.records import F32
 
 F64 = npt.NDArray[np.float64]
-SAMPLED_SECONDS = 4.0  # of each block, for moments and spectra
+SAMPLED_PIECES = 4  # of a second each, spread over a block, for moments and spectra
+GOLDEN = (5**0.5 - 1) / 2  # what is left of its multiples fills an interval evenly, and without a period
 MAINS_BAND = 1.0  # Hz on either side of the mains
 NEIGHBOURS = (3.0, 6.0)  # Hz from it, what it is compared with
 MAINS = (50.0, 60.0)
@@ -31,11 +33,11 @@ class ChannelStatistics:
         samples: how many.
         missing: values that are none, of each channel.
         flat: whole seconds in which a channel does not move.
-        seconds: whole seconds in all.
+        seconds: whole seconds in all; a stretch that has none counts as one.
         zeros: longest run of seconds of exact zeros.
         count: samples behind the moments.
         moments: sums of x, x², x³, x⁴ over the sampled ones.
-        amplitude: median of |x| of each stretch, weighted by its samples.
+        amplitude: median distance from the mean of a second, averaged over the sampled ones.
         mains: sum over blocks of the power at 50 and 60 Hz, and beside them.
         envelope: mean over channels of the length of the line, four times a second.
         digest: of the values.
@@ -86,6 +88,11 @@ class ChannelStatistics:
         )
 
     @property
+    def silent(self) -> npt.NDArray[np.bool_]:
+        """Channels that do not move in any second; of the variance only samples are known, (C,)."""
+        return np.asarray(self.flat >= self.seconds)
+
+    @property
     def variance(self) -> F64:
         """Of each channel, (C,)."""
         mean, square = self.moments[0] / self.count, self.moments[1] / self.count
@@ -112,6 +119,27 @@ def power_sums(signal: npt.NDArray[np.floating[Any]]) -> F64:
     sums = signal.sum(axis=1), squares.sum(axis=1)
     cubes, fourths = (np.einsum("cn,cn->c", squares, other) for other in (signal, squares))
     return np.stack([*sums, cubes, fourths]).astype(np.float64)
+
+
+def _spread(signal: F32, second: int, block: int) -> F64:
+    """Some seconds that lie all over a block, so that a dead beginning is not taken for all of it.
+
+    Where they lie differs from block to block: nothing that comes back in time is always missed.
+
+    Args:
+        signal: of the block.
+        second: samples of it.
+        block: number of the block.
+
+    Shape:
+        (C, n) -> (C, pieces, samples of each); a block of few seconds is one piece.
+    """
+    room = signal.shape[1] - second
+    if room < SAMPLED_PIECES * second:
+        return signal[:, None].astype(np.float64)
+    numbers = range(block * SAMPLED_PIECES + 1, (block + 1) * SAMPLED_PIECES + 1)
+    begins = [int(number * GOLDEN % 1.0 * room) for number in numbers]
+    return np.stack([signal[:, begin : begin + second] for begin in begins], axis=1).astype(np.float64)
 
 
 class Scanner:
@@ -147,6 +175,8 @@ class Scanner:
             self.missing += holes.sum(axis=1)
             signal = np.where(holes, np.float32(0), signal)
         second = max(int(self.rate), 1)
+        if not self.seconds:
+            second = min(second, signal.shape[1])
         whole = signal.shape[1] // second
         if whole:
             pieces = signal[:, : whole * second].reshape(self.channels, whole, second)
@@ -183,13 +213,17 @@ class Scanner:
             self.zeros = np.maximum(self.zeros, self.run)
 
     def _sample(self, signal: F32) -> None:
-        chosen = signal[:, : int(SAMPLED_SECONDS * self.rate) or 1].astype(np.float64)
-        self.count += chosen.shape[1]
-        self.moments += power_sums(chosen)
-        self.amplitudes.append((signal.shape[1], np.median(np.abs(chosen - chosen.mean(1, keepdims=True)), axis=1)))
-        if chosen.shape[1] < self.rate:
+        pieces = _spread(signal, math.ceil(self.rate), len(self.amplitudes))
+        self.count += pieces[0].size
+        self.moments += power_sums(pieces.reshape(self.channels, -1))
+        # around the mean of each piece: a drift from one to the next is no amplitude
+        heights = np.median(np.abs(pieces - pieces.mean(axis=2, keepdims=True)), axis=2)
+        self.amplitudes.append((signal.shape[1], heights.mean(axis=1)))
+        length = pieces.shape[2]
+        if length < self.rate:
             return
-        frequencies, power = scipy.signal.welch(chosen, fs=self.rate, nperseg=min(int(self.rate * 2), chosen.shape[1]))
+        frequencies, power = scipy.signal.welch(pieces, fs=self.rate, nperseg=min(int(self.rate * 2), length))
+        power = power.mean(axis=1)
         for i, mains in enumerate(MAINS):
             distance = np.abs(frequencies - mains)
             inside, beside = distance <= MAINS_BAND, (distance >= NEIGHBOURS[0]) & (distance <= NEIGHBOURS[1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import mne
 import numpy as np
 import pytest
@@ -11,10 +13,10 @@ from hypothesis import strategies as st
 from data_prep.common.errors import ConfigError
 from data_prep.ieeg.records import Channel
 from data_prep.ieeg.signal import filters
-from data_prep.ieeg.signal.blocks import fill_gaps, read_block
+from data_prep.ieeg.signal.blocks import Gap, fill_gaps, read_block, silence_gaps
 from data_prep.ieeg.signal.filters import FilterRules, mains_harmonics, plan_blocks
-from data_prep.ieeg.signal.quality import doubts, in_volts
-from data_prep.ieeg.signal.reference import make_reference, neighbours
+from data_prep.ieeg.signal.quality import doubts, in_volts, too_large
+from data_prep.ieeg.signal.reference import make_reference, neighbours, remark_pairs
 from data_prep.ieeg.signal.statistics import ChannelStatistics, Scanner
 
 RULES = FilterRules(512.0, 0.5, 150.0, mains_harmonics(50.0, 256.0))
@@ -38,7 +40,10 @@ def process(signal, rate, rules, channels=1):
     pieces = []
     for block in range(plan.blocks(samples)):
         left = block * plan.hop - plan.overlap
-        pieces.append(plan.apply(read_block(Reader(signal), left, left + plan.size, samples, rate)))
+        raw, gaps = read_block(Reader(signal), left, left + plan.size, samples, rate, plan.overlap)
+        made = plan.apply(raw)
+        silence_gaps(made, gaps, [[row] for row in range(len(made))], block * plan.hop, plan.up, plan.down)
+        pieces.append(made)
     return np.concatenate(pieces, axis=1)[:, : plan.samples_out(samples)], plan
 
 
@@ -60,6 +65,30 @@ def test_a_wave_in_the_band_keeps_height_and_phase_and_the_mains_go(rate):
 def test_what_lies_beyond_the_new_nyquist_frequency_does_not_come_back():
     out, _ = process(sine(2048.0, 100, 400), 2048.0, FilterRules(512.0, 0.0, 0.0))
     assert np.abs(out[0, 5120:-5120]).max() < 100 * 10 ** (-60 / 20)
+
+
+def decibels(plan, rate, frequencies):
+    at = np.arange(len(plan.response)) * rate / plan.size
+    height = np.interp(frequencies, at, np.abs(plan.response) / plan.response[np.argmin(np.abs(at - 20))])
+    return 20 * np.log10(np.maximum(height, 1e-9))
+
+
+@pytest.mark.parametrize("mains", [50.0, 60.0])
+@pytest.mark.parametrize("rate", [512.0, 1024.0, 2048.0])
+def test_every_harmonic_that_the_low_pass_filter_leaves_is_taken_out(rate, mains):
+    plan = plan_blocks(rate, 1, FilterRules(512.0, 0.5, 150.0, mains_harmonics(mains, rate / 2)))
+    heard = mains_harmonics(mains, 150 * 1.25)
+    assert max(heard) >= 150
+    assert decibels(plan, rate, heard).max() < -60
+    beside = [f + step for f in heard for step in (-5, 5) if f + step < 150]
+    assert np.abs(decibels(plan, rate, beside)).max() < 0.01
+    unlimited = plan_blocks(rate, 1, FilterRules(rate, 0.5, 0.0, mains_harmonics(mains, rate / 2)))
+    assert decibels(unlimited, rate, mains_harmonics(mains, rate / 2 - 2.5)).max() < -60
+
+
+def test_notches_that_run_into_each_other_are_refused():
+    with pytest.raises(ConfigError, match="too close"):
+        plan_blocks(512.0, 1, FilterRules(512.0, 0.5, 150.0, mains_harmonics(2.0, 256.0)))
 
 
 def test_blocks_change_nothing(monkeypatch):
@@ -105,7 +134,7 @@ def test_impossible_bands_are_refused():
 def test_beyond_its_ends_a_recording_is_mirrored(samples, start, length):
     assume(start < samples and start + length > 0)
     signal = np.arange(samples, dtype=np.float32)[None] ** 1.5
-    block = read_block(Reader(signal), start, start + length, samples, 1.0)
+    block = read_block(Reader(signal), start, start + length, samples, 1.0).signal
     assert block.shape == (1, length)
     places = np.arange(start, start + length)
     inside = (places >= 0) & (places < samples)
@@ -115,17 +144,61 @@ def test_beyond_its_ends_a_recording_is_mirrored(samples, start, length):
         np.testing.assert_allclose(block[0, before], 2 * signal[0, 0] - signal[0, -places[before]])
 
 
-def test_short_gaps_are_bridged_and_long_ones_are_silence():
-    signal = np.ones((2, 100), np.float32)
-    signal[0] = np.arange(100)
+def test_gaps_are_bridged_and_long_ones_are_told():
+    signal = np.tile(np.arange(100, dtype=np.float32), (4, 1))
     signal[0, 20:25] = np.nan
     signal[1, 30:60] = np.inf
-    filled = fill_gaps(signal, 10.0)
-    np.testing.assert_array_equal(filled[0], np.arange(100))
-    assert (filled[1, 30:60] == 0).all()
-    assert (filled[1, :30] == 1).all()
+    signal[2, :15] = signal[2, 99] = np.nan
+    filled, gaps = fill_gaps(signal, 10.0, reach=20)
+    np.testing.assert_array_equal(filled[[0, 1, 3]], np.tile(np.arange(100), (3, 1)))
+    np.testing.assert_array_equal(filled[2], [15.0] * 15 + list(range(15, 99)) + [98.0])
+    assert gaps == [(1, 30, 60), (2, 0, 15)]
     assert np.isnan(signal[0, 20]), "the raw signal stays"
-    assert not fill_gaps(np.full((1, 5), np.nan, np.float32), 10.0).any()
+    halves = fill_gaps(signal, 10.0, reach=14).signal[1]
+    np.testing.assert_array_equal(halves[30:60], [29.0] * 15 + [60.0] * 15)
+    nothing = fill_gaps(np.full((1, 15), np.nan, np.float32), 10.0)
+    assert not nothing.signal.any()
+    assert nothing.gaps == [(0, 0, 15)]
+
+
+def with_gaps(signal, rate, gaps):
+    broken = signal.copy()
+    for row, begin, end in gaps:
+        broken[row, int(begin * rate) : int(end * rate)] = np.nan
+    return broken
+
+
+GAPS = ((0, 30, 52), (0, 100, 103), (1, 0, 12), (1, 90, 200), (2, 55, 61.5), (3, 15.5, 18.5))
+
+
+def test_no_gap_makes_a_step(monkeypatch):
+    rate = 256.0
+    drift = 50 * np.sin(np.arange(int(200 * rate)) / rate)
+    signal = (np.random.default_rng(4).normal(0, 40, (4, len(drift))) + drift + 5000).astype(np.float32)
+    broken = with_gaps(signal, rate, GAPS)
+    monkeypatch.setattr(filters, "HOP_SECONDS", 17.0)
+    whole, plan = process(signal, rate, RULES, 4)
+    made, _ = process(broken, rate, RULES, 4)
+    monkeypatch.setattr(filters, "HOP_SECONDS", 60.0)
+    other, longer = process(broken, rate, RULES, 4)
+    assert plan.hop < 20 * rate < longer.hop, "blocks begin and end in gaps"
+    assert np.abs(made - other).max() < 0.01, "blocks change nothing"
+    for row in range(4):
+        inside = np.zeros(made.shape[1], bool)
+        for begin, end in ((begin, end) for one, begin, end in GAPS if one == row):
+            inside[int(begin * 512) : int(end * 512)] = True
+        assert not made[row, inside].any(), "nothing is invented"
+        outside = ~inside
+        assert np.abs(made[row, outside]).max() < 1.5 * np.abs(whole[row]).max(), "5,000 uV would be a step"
+
+
+def test_a_gap_of_one_contact_is_silence_in_what_is_made_of_it():
+    reference = make_reference("bipolar", contacts("A1", "A2", "A3", "B1", "B2"), np.ones(5, bool))
+    assert reference.made_of() == [[0], [0, 1], [1], [2], [2]]
+    assert make_reference("median", contacts("A1", "B1"), np.ones(2, bool)).made_of() == [[0], [1]]
+    made = np.ones((3, 20), np.float32)
+    silence_gaps(made, [Gap(0, 90, 110), Gap(1, 107, 999), Gap(4, 0, 50)], reference.made_of(), 100, 1, 2)
+    np.testing.assert_array_equal(made.sum(axis=1), [4 - 4 + 0 + 11 - 11, 4, 20])
 
 
 def contacts(*names):
@@ -157,6 +230,33 @@ def test_references():
         make_reference("bipolar", contacts("A1", "B1"), np.ones(2, bool))
 
 
+def grid(rows, columns, step=10.0):
+    names = [f"G{i + 1}" for i in range(rows * columns)]
+    places = [(step * (i % columns), step * (i // columns), 0.0) for i in range(rows * columns)]
+    return [replace(one, kind="ECOG", place=place) for one, place in zip(contacts(*names), places, strict=True)]
+
+
+def test_rows_of_a_grid_are_not_joined():
+    channels = grid(8, 8)
+    assert neighbours(channels) == [(i, i + 1) for i in range(63) if i % 8 != 7]
+    (told,) = remark_pairs(channels)
+    assert "7 pairs are left out" in told
+    assert "G8-G9" in told
+    assert remark_pairs(grid(1, 8)) == []
+    together = [replace(one, place=(0.0, 0.0, 0.0)) for one in channels]
+    assert len(neighbours(together)) == 63, "places that are all the same tell nothing"
+
+
+def test_electrodes_that_are_paired_by_number_alone_are_told():
+    unknown = [replace(one, place=contacts("A1")[0].place) for one in grid(8, 8)]
+    assert len(neighbours(unknown)) == 63
+    (told,) = remark_pairs([*unknown, *contacts("A1", "A2", "A18")])
+    assert "by their numbers alone (G up to G64)" in told
+    (told,) = remark_pairs(contacts("A18", "A19", "B17", "B18"))
+    assert "(A up to A19)" in told
+    assert remark_pairs([replace(one, kind="ECOG") for one in contacts("S1", "S2", "S3", "S4")]) == []
+
+
 def scan(signal, rate=200.0, step=2000):
     scanner = Scanner(len(signal), rate)
     for start in range(0, signal.shape[1], step):
@@ -183,6 +283,34 @@ def test_doubtful_channels_are_found_and_healthy_ones_are_not():
     assert "kurtosis" in found[3] or "far from" in found[3]
     assert "67% missing" in found[4]
     assert found[5:] == [""] * 7
+
+
+def test_a_dead_beginning_is_not_silence():
+    signal = healthy(6)
+    signal[:, :1000] = 0
+    signal[2] = 5000.1
+    found = scan(signal, step=12000)
+    assert found.silent.tolist() == [False, False, True, False, False, False]
+    assert found.flat.tolist() == [5, 5, 60, 5, 5, 5]
+    assert np.sqrt(found.variance)[:2] == pytest.approx(40, rel=0.3)
+    assert [bool(reason) for reason in doubts(found, 50.0)] == found.silent.tolist()
+    assert scan(signal[:, 900:1050]).silent.tolist() == [False, False, True, False, False, False]
+    late = healthy(1)
+    late[:, :11600] = 0
+    assert not scan(late, step=12000).silent.any()
+    assert not in_volts(scan(late, step=12000))
+
+
+def test_numbers_that_no_brain_makes_are_recognised():
+    signal = healthy()
+    assert too_large(scan(signal)) is None
+    assert too_large(scan(signal * 1e6)) is not None
+    signal[3] *= 1e5
+    assert too_large(scan(signal)) == 3, "more than an amplifier measures"
+    signal[3] /= 10
+    assert too_large(scan(signal)) is None
+    assert "none of a brain" in doubts(scan(signal[2:4]), 50.0)[1], "also where others are too few to compare"
+    assert too_large(scan(np.zeros_like(signal))) is None
 
 
 def test_volts_are_recognised():
