@@ -41,3 +41,8 @@ def pseudonym(key: bytes, kind: str, text: str) -> str:
         text: what is replaced.
     """
     return hmac.new(key, f"{kind}\0{text}".encode(), hashlib.sha256).hexdigest()[:_LENGTH]
+
+
+def file_name(key: bytes | None, path: Path) -> str:
+    """What a raw file is called in the output: its name, or the pseudonym of its name."""
+    return pseudonym(key, "source", path.name) if key else path.name

@@ -10,7 +10,8 @@ label, whatever its case, decides:
 
 `interval` is a seizure from the event's onset over its duration; without a duration it is an `onset`. `ignore` is known
 to be none. Data sets of short segments have `exclude` besides: such segments are left out. A file replaces the built-in
-mapping as a whole. Labels that nothing matches are counted, never guessed.
+mapping as a whole. Labels that nothing matches are counted, never guessed. A recording counts as looked through for
+seizures where some label of it has a meaning, be it `ignore`.
 """
 
 from __future__ import annotations
@@ -132,17 +133,23 @@ class Labels:
         self.counts[label] = self.counts.get(label, 0) + 1
         return (self.meaning(label) if label else UNMATCHED), label
 
+    def means(self, mark: Mark) -> bool:
+        """Whether an annotation tells anything about seizures, be it that there is none."""
+        return bool(mark.meaning) or any(text and self.meaning(text) != UNMATCHED for text in mark.texts)
+
     def told(self) -> dict[str, dict[str, Any]]:
-        """For `counts` of `dataset.json`: each label with its count and meaning, those of seizures first."""
+        """For the notes of a listing: each label with its count and meaning, those of seizures first."""
         order = {meaning: at for at, meaning in enumerate((*MEANINGS, UNMATCHED))}
         rows = [(label, count, self.meaning(label) if label else UNMATCHED) for label, count in self.counts.items()]
         rows.sort(key=lambda row: (order[row[2]], -row[1], row[0]))
-        unlisted = [row for row in rows if row[2] in (IGNORE, UNMATCHED)][_COUNTED:]
-        listed = [row for row in rows if row not in unlisted] if unlisted else rows
-        told = {label or "(blank)": {"count": count, "meaning": meaning} for label, count, meaning in listed}
-        if unlisted:
-            count = sum(row[1] for row in unlisted)
-            told[f"({len(unlisted):,} rarer labels)"] = {"count": count, "meaning": f"{IGNORE} or {UNMATCHED}"}
+        told: dict[str, dict[str, Any]] = {}
+        for meaning in order:
+            own = [row[:2] for row in rows if row[2] == meaning]
+            listed = _COUNTED if meaning in (IGNORE, UNMATCHED) else len(own)
+            told |= {label or "(blank)": {"count": count, "meaning": meaning} for label, count in own[:listed]}
+            if own[listed:]:
+                count = sum(count for _, count in own[listed:])
+                told[f"({len(own) - listed:,} rarer labels: {meaning})"] = {"count": count, "meaning": meaning}
         return told
 
 

@@ -21,8 +21,11 @@ def apply(
     executor: str = "local",
     max_rejects: float = 0.01,
     progress: bool = True,
+    anonymise: Path | None = None,
 ) -> dict[str, Any]:
     """Prepare new data as a preparation did: rate, filters, reference and channels are its own, nothing is divided.
+
+    Annotations of the new data are not looked at: what they miss, or say twice, hinders no prediction.
 
     Args:
         preparation: prepared directory of the training data.
@@ -32,6 +35,7 @@ def apply(
         executor: as in `prepare`.
         max_rejects: share of unusable recordings that is tolerated.
         progress: show progress bars.
+        anonymise: file with the secret of the preparation, for its pseudonyms; without it names stay as they are.
 
     Returns:
         The content of `dataset.json`.
@@ -46,7 +50,7 @@ def apply(
     saved = manifest.get("preparation")
     if manifest.get("domain") != "ieeg" or not isinstance(saved, dict) or saved.get("kind") != "recordings":
         raise ManifestError(f"{preparation / NAME}: no preparation of recordings; prepare the data again")
-    return _apply_recordings(preparation, manifest, paths, out, workers, executor, max_rejects, progress)
+    return _apply_recordings(preparation, manifest, paths, out, workers, executor, max_rejects, progress, anonymise)
 
 
 def _apply_series(manifest: dict[str, Any], raw: tuple[Path, ...], out: Path) -> dict[str, Any]:
@@ -76,39 +80,32 @@ def _apply_recordings(
     executor: str,
     max_rejects: float,
     progress: bool,
+    anonymise: Path | None,
 ) -> dict[str, Any]:
     from data_prep.common.raw import check_raw
     from data_prep.common.run import Settings, identify, is_large, open_run
+    from data_prep.ieeg import job
     from data_prep.ieeg.card import channel_table, event_table, signal_files, to_parquet, write_index
     from data_prep.ieeg.decide import Processing
-    from data_prep.ieeg.job import (
-        PAYLOAD,
-        TOOLS,
-        describe,
-        files_of,
-        find_prepared,
-        make_recordings,
-        read_listing,
-        write_rejects,
-    )
-    from data_prep.ieeg.records import Asked
+    from data_prep.ieeg.listing import AskedToPredict
 
     saved = manifest["preparation"]
     wanted = Processing(**{name: saved[name] for name in Processing.__dataclass_fields__})
     asked = {name: manifest["command"].get(name) for name in ("channels", "exclude", "unit", "subject_pattern")}
-    numbers = {name: manifest["command"].get(name, 0.0) for name in ("seizure_seconds", "mains")}
+    asked["mains"] = manifest["command"].get("mains", 0.0)
+    key = _read_key(anonymise, manifest["command"].get("anonymise"))
     check_raw(raw, out)
-    listing = read_listing(saved["dataset"], raw, Asked(**asked, **numbers), None)
-    command = {"dataset": saved["dataset"], "apply": sha256_file(preparation / NAME)}
-    finished = find_prepared(out, command, listing)
+    listing = job.read_listing(saved["dataset"], raw, AskedToPredict(**asked), key)
+    command = {"dataset": saved["dataset"], "apply": sha256_file(preparation / NAME), "anonymised": key is not None}
+    files = job.files_of(listing)
+    settings = Settings(executor, workers, None, progress, eager=is_large(files))
+    finished = job.find_prepared(out, command, listing, wanted, settings, key)
     if finished is not None:
         return finished
-    files = files_of(listing)
-    settings = Settings(executor, workers, None, progress, eager=is_large(files))
-    with open_run(out, {"command": command, **identify(files, *TOOLS)}, settings, PAYLOAD) as run:
-        prepared, rejects = make_recordings(run, listing, wanted)
+    with open_run(out, {"command": command, **identify(files, *job.TOOLS)}, settings, job.PAYLOAD) as run:
+        prepared, rejects = job.make_recordings(run, listing, wanted)
         total = len(listing.recordings) + len(listing.rejects)
-        rejects_file = write_rejects(run, rejects, total, max_rejects)
+        rejects_file = job.write_rejects(run, rejects, total, max_rejects, key)
         if not prepared:
             raise PrepError(f"{raw[0]}: no recording is left of {total:,}; the first reason: {rejects[0].reason}")
         tables, entries = write_index(prepared, [PREDICT] * len(prepared), [PREDICT], run.scratch)
@@ -118,7 +115,7 @@ def _apply_recordings(
         return run.publish(
             {**signal_files(prepared), **tables, "rejects.parquet": rejects_file},
             {
-                **describe(prepared, listing, saved["dataset"], wanted),
+                **job.describe(prepared, listing, saved["dataset"], wanted, key),
                 "name": manifest["name"],
                 "command": command,
                 "group": {
@@ -133,3 +130,26 @@ def _apply_recordings(
                 "rejects": {"count": len(rejects), "share": len(rejects) / max(total, 1)},
             },
         )
+
+
+def _read_key(path: Path | None, wanted: str | None) -> bytes | None:
+    """The secret of a file; where a preparation with pseudonyms misses it, that is told.
+
+    Args:
+        path: of the file; None: there is none.
+        wanted: what a preparation with pseudonyms says of its secret.
+
+    Raises:
+        ConfigError: it is another secret: one subject would have two pseudonyms.
+    """
+    from data_prep.common.anonymise import pseudonym, read_key
+    from data_prep.ieeg.job import say
+
+    if path is None:
+        if wanted is not None:
+            say("the preparation has pseudonyms, and its secret is not given: these recordings keep their names")
+        return None
+    key = read_key(path)
+    if wanted is not None and pseudonym(key, "key", "") != wanted:
+        raise ConfigError(f"{path}: another secret than that of the preparation; give the same file")
+    return key

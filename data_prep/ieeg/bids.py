@@ -65,7 +65,7 @@ def read(raw: Sequence[Path], asked: Asked) -> Listing:
     described = [_describe_set(one, lists, gatherer) for one in sets]
     identities = _identify(entries)
     gatherer.read_events(identities)
-    indices = {one.root: SidecarIndex.of(one.root, one.files) for one in sets}
+    indices = {one.root: SidecarIndex.of(one.root, _sidecars(one, gatherer)) for one in sets}
     for at, ((one, path), identity) in enumerate(zip(entries, identities, strict=True)):
         make = partial(_recording, gatherer, path, identity, at, indices[one.root], one.twins.get(path, ""), lists)
         gatherer.add(identity.source, make)
@@ -115,6 +115,10 @@ def _find_twins(signals: Sequence[Path]) -> dict[Path, str]:
         first.setdefault(path.with_name(path.name.partition(".")[0]), path)
     chosen = {path: first[path.with_name(path.name.partition(".")[0])] for path in signals}
     return {path: other.name for path, other in chosen.items() if other != path}
+
+
+def _sidecars(found: _DataSet, gatherer: Gatherer) -> list[Path]:
+    return [path for path in found.files if gatherer.looks or parse_entities(path.name)[1] != "events"]
 
 
 def _describe_set(found: _DataSet, lists: list[Path], gatherer: Gatherer) -> tuple[str, str]:
@@ -195,7 +199,9 @@ def _recording(
     channels = place_channels(channels, sidecars.electrodes, remarks)
     annotated = None
     if sidecars.events is not None:
-        annotated = Annotated(tuple(read_marks(sidecars.events)), True, sidecars.events.path)
+        marks = tuple(read_marks(sidecars.events))
+        # Somebody wrote that nothing happened; events of a task, in contrast, say nothing about seizures.
+        annotated = Annotated(marks, not marks, sidecars.events.path)
         if not sidecars.events.rows:
             remarks.append(f"{sidecars.events.path.name} has no rows")
     facts, said = _facts(sidecars, gatherer.asked)

@@ -12,7 +12,7 @@ from data_prep.ieeg.find import below, find_files, find_subject, name_recordings
 from data_prep.ieeg.header import Header, distinct_names
 from data_prep.ieeg.listing import Gatherer, Identity
 from data_prep.ieeg.records import Asked, Channel, Listing, Recording
-from data_prep.ieeg.units import microvolts
+from data_prep.ieeg.units import is_absurd, microvolts, tell_absurd
 
 SUFFIXES = frozenset({".vhdr"})
 
@@ -73,16 +73,23 @@ def describe(path: Path) -> Header:
         _channel(at, label, name, unit, header.rate)
         for at, (label, name, unit) in enumerate(zip(header.names, names, header.units, strict=True))
     )
+    absurd: list[int] = []
+    if header.dtype[1:] in ("i2", "u2"):  # wider numbers have a range that tells nothing
+        ends = [abs(resolution) * (1 << 15) for resolution in header.resolutions]
+        absurd = [at for at, end in enumerate(ends) if is_absurd(-end, end, channels[at].unit)]
+        if absurd:
+            end, unit = ends[absurd[0]], channels[absurd[0]].unit
+            remarks.append(tell_absurd(-end, end, unit, [header.names[at] for at in absurd]))
     return Header(
         path,
         "brainvision",
         channels,
         (header.samples,) * len(channels),
-        tuple(marks),
-        bool(marks),
-        faults,
-        (*header.remarks, *remarks, *said),
-        {"data": header.data.name, "markers": header.markers.name if header.markers else ""},
+        marks=tuple(marks),
+        faults=faults,
+        remarks=(*header.remarks, *remarks, *said),
+        options={"data": header.data.name, "markers": header.markers.name if header.markers else ""},
+        doubtful=frozenset(absurd),
     )
 
 

@@ -19,29 +19,18 @@ from data_prep.ieeg.electrodes import parse_name
 from data_prep.ieeg.errors import HeaderError
 from data_prep.ieeg.find import below, find_files, find_subject, name_recordings, some, subject_pattern
 from data_prep.ieeg.header import Header, distinct_names
-from data_prep.ieeg.listing import Gatherer, Identity
+from data_prep.ieeg.listing import ONE_PATIENT, Gatherer, Identity
 from data_prep.ieeg.records import Asked, Channel, Listing, Recording
-from data_prep.ieeg.units import is_absurd, microvolts
+from data_prep.ieeg.units import is_absurd, microvolts, tell_absurd
 
+MIXED = "subjects_of_several_patients"  # among the notes
 SUFFIXES = frozenset({".edf", ".bdf", ".rec"})
-# Words of a header's patient field that tell no patient: sexes are F and M.
-_ANONYMOUS = frozenset(
-    [
-        "x",
-        "xx",
-        "xxx",
-        "f",
-        "m",
-        "male",
-        "female",
-        "anonymous",
-        "anonymized",
-        "anonymised",
-        "anonym",
-        "unknown",
-        "patient",
-    ]
+# What a header's patient field may hold without naming a patient: placeholders, sexes, ages; dates of birth.
+_NOBODY = re.compile(
+    r"x+|0+|[afhmnuw]|na|nn|none|null|no|name|id|male|female|anon\w*|unknown|unbekannt|inconnue?|sconosciuto|patient|"
+    r"subject|de|deidentified|identified|removed|hidden|unnamed|noname|undefined|unspecified|default|\d{1,3}(?:y|yrs?|years?)"
 )
+_DATE = re.compile(r"\d{1,4}[-./](?:[^\W\d_]{3}|\d{1,2})[-./]\d{1,4}")
 
 
 def read(raw: Sequence[Path], asked: Asked) -> Listing:
@@ -70,7 +59,9 @@ def read(raw: Sequence[Path], asked: Asked) -> Listing:
         gatherer.add(identity.source, partial(_recording, gatherer, path, identity, at, patients))
     shared = shared_patients(patients)
     gatherer.recordings = [_tell_shared(recording, shared) for recording in gatherer.recordings]
-    notes = {"patients_named_in_headers_of_several_subjects": len(shared)} if shared else {}
+    mixed = mixed_patients(patients)
+    gatherer.recordings = _tell_mixed(gatherer.recordings, mixed)
+    notes = {**({ONE_PATIENT: shared} if shared else {}), **({MIXED: len(mixed)} if mixed else {})}
     return gatherer.finish("EDF recordings", "not stated", notes=notes)
 
 
@@ -80,6 +71,16 @@ def _tell_shared(recording: Recording, shared: Sequence[Sequence[str]]) -> Recor
         return recording
     told = f"{recording.source}: its header names the same patient as files of {some(others)}: one person, two ids?"
     return replace(recording, remarks=(*recording.remarks, told))
+
+
+def _tell_mixed(recordings: Sequence[Recording], mixed: Mapping[str, int]) -> list[Recording]:
+    first = {recording.subject: at for at, recording in reversed(list(enumerate(recordings)))}
+    found = list(recordings)
+    for subject, count in mixed.items():
+        one = found[first[subject]]
+        told = f"{one.source}: the headers of files of {subject} name {count} patients: two people with one id?"
+        found[first[subject]] = replace(one, remarks=(*one.remarks, told))
+    return found
 
 
 def _recording(
@@ -114,26 +115,23 @@ def describe_header(header: EdfHeader) -> Header:
         for at, (signal, name) in enumerate(zip(header.signals, names, strict=True))
     )
     absurd = [
-        signal
-        for signal, channel in zip(header.signals, channels, strict=True)
+        at
+        for at, (signal, channel) in enumerate(zip(header.signals, channels, strict=True))
         if channel.keep and is_absurd(signal.low, signal.high, signal.unit)
     ]
     if absurd:
-        one = absurd[0]
-        remarks.append(
-            f"the range {one.low:g} to {one.high:g} {one.unit} is none of an amplifier; the unit is doubtful "
-            f"({some(signal.label for signal in absurd)})"
-        )
+        one = header.signals[absurd[0]]
+        remarks.append(tell_absurd(one.low, one.high, one.unit, [header.signals[at].label for at in absurd]))
     return Header(
         header.path,
         "edf",
         channels,
         tuple(signal.samples * header.records for signal in header.signals),
-        tuple(found.marks),
-        bool(found.marks),
-        tuple(found.faults),
-        (*header.remarks, *remarks, *found.remarks),
-        _options(header),
+        marks=tuple(found.marks),
+        faults=tuple(found.faults),
+        remarks=(*header.remarks, *remarks, *found.remarks),
+        options=_options(header),
+        doubtful=frozenset(absurd),
     )
 
 
@@ -170,7 +168,7 @@ def _options(header: EdfHeader) -> dict[str, str]:
 def shared_patients(patients: Mapping[str, set[str]]) -> list[list[str]]:
     """Groups of subjects whose files name one and the same patient: probably one person under several ids.
 
-    The name itself is not told.
+    The name itself is not told. A date of birth alone names nobody: devices fill it in.
 
     Args:
         patients: the headers' patient fields of each subject.
@@ -178,6 +176,21 @@ def shared_patients(patients: Mapping[str, set[str]]) -> list[list[str]]:
     subjects: defaultdict[str, set[str]] = defaultdict(set)
     for subject, texts in patients.items():
         for text in texts:
-            if any(word not in _ANONYMOUS for word in re.findall(r"[^\W_]+", text)):
+            if _names_somebody(text):
                 subjects[text].add(subject)
     return sorted(sorted(several) for several in subjects.values() if len(several) > 1)
+
+
+def mixed_patients(patients: Mapping[str, set[str]]) -> dict[str, int]:
+    """Subjects whose files name several patients, and how many: probably several people with one id.
+
+    Args:
+        patients: the headers' patient fields of each subject.
+    """
+    counts = {subject: sum(map(_names_somebody, texts)) for subject, texts in patients.items()}
+    return {subject: count for subject, count in counts.items() if count > 1}
+
+
+def _names_somebody(text: str) -> bool:
+    words = re.findall(r"[^\W_]+", _DATE.sub(" ", text.casefold()))
+    return any(_NOBODY.fullmatch(word) is None for word in words)

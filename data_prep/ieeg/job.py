@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import polars as pl
 import scipy
 
-from data_prep.common.anonymise import pseudonym, read_key
+from data_prep.common.anonymise import file_name, pseudonym, read_key
 from data_prep.common.errors import ConfigError, PrepError
 from data_prep.common.files import translate_os_errors, write_atomic
 from data_prep.common.manifest import NAME, read_manifest, tool_version
@@ -25,7 +26,8 @@ from data_prep.common.run import Run, Settings, describe_source, identify, is_la
 from data_prep.common.splits import SPLITS
 from data_prep.ieeg.card import Prepared, channel_table, event_table, signal_files, to_parquet, write_index
 from data_prep.ieeg.decide import Decided, Processing, decide, rename
-from data_prep.ieeg.duplicates import find_duplicates, group_subjects, refuse_duplicates
+from data_prep.ieeg.duplicates import describe_groups, find_duplicates, find_persons, group_subjects, refuse_duplicates
+from data_prep.ieeg.listing import ONE_PATIENT, AskedToPredict, publish_labels, tell_unknown, withhold, withhold_reason
 from data_prep.ieeg.records import Asked, Listing, Recording
 from data_prep.ieeg.splitting import SplitRule, divide, subject_counts
 from data_prep.ieeg.tasks import part_blocks, prepare_part, scan_part, scan_stretches
@@ -61,6 +63,7 @@ class Options:
     duplicates: str
     anonymise: Path | None
     max_rejects: float
+    reviewed: bool = False
 
     def check(self) -> None:
         """Refuse what cannot be.
@@ -81,9 +84,9 @@ class Options:
         asked = {field.name: getattr(self.asked, field.name) for field in fields(Asked)}
         found = {"dataset": self.dataset, **asked, **vars(self.processing)}
         found |= {"ratios": list(self.split.ratios) if self.split.ratios else None, "seed": self.split.seed}
-        found |= {"split": self.split.table, "duplicates": self.duplicates}
+        found |= {"split": self.split.table, "duplicates": self.duplicates, "reviewed": self.reviewed}
         found["anonymise"] = pseudonym(key, "key", "") if key else None
-        return {name: value.name if isinstance(value, Path) else value for name, value in found.items()}
+        return {name: file_name(key, value) if isinstance(value, Path) else value for name, value in found.items()}
 
 
 def run_preparation(
@@ -101,19 +104,21 @@ def run_preparation(
     asked = options.asked
     check_raw([*raw, *(path for path in (asked.labels, asked.events) if path is not None)], out)
     key = read_key(options.anonymise) if options.anonymise is not None else None
-    listing = read_listing(options.dataset, raw, asked, key)
+    listing = read_listing(options.dataset, raw, asked, key, options.reviewed)
+    if options.split.table is not None and options.split.table.is_file():
+        listing = replace(listing, lists=(*listing.lists, options.split.table))
     command = options.command(key)
-    finished = find_prepared(out, command, listing)
-    if finished is not None:
-        return finished
     files = files_of(listing)
     share = Shard.parse(shard, shard_patience) if shard else None
     settings = Settings(executor, workers, share, progress, eager=is_large(files))
+    finished = find_prepared(out, command, listing, options.processing, settings, key)
+    if finished is not None:
+        return finished
     try:
         with translate_os_errors(raw[0]):
             identity = identify(files, *TOOLS)
         with open_run(out, {"command": command, **identity}, settings, PAYLOAD) as run:
-            return _prepare(run, listing, options, command, raw[0])
+            return _prepare(run, listing, options, key, raw[0])
     except (PrepError, OSError):
         # Another shard may have finished, and removed the scratch folder, while this one looked at it.
         if share is not None and (out / NAME).exists():
@@ -121,8 +126,15 @@ def run_preparation(
         raise
 
 
-def read_listing(dataset: str, raw: Sequence[Path], asked: Asked, key: bytes | None) -> Listing:
-    """List the recordings of a data set, under pseudonyms where there is a key.
+def read_listing(dataset: str, raw: Sequence[Path], asked: Asked, key: bytes | None, reviewed: bool = False) -> Listing:
+    """List the recordings of a data set; under pseudonyms, and without text that may name people, where there is a key.
+
+    Args:
+        dataset: which reader.
+        raw: as it was given.
+        asked: options of the reader.
+        key: of the pseudonyms; None: names stay.
+        reviewed: whether all recordings were looked through for seizures.
 
     Raises:
         PrepError: there is none that could be prepared.
@@ -130,28 +142,51 @@ def read_listing(dataset: str, raw: Sequence[Path], asked: Asked, key: bytes | N
     reader = importlib.import_module(f"data_prep.ieeg.{MODULES[dataset]}")
     listing: Listing = reader.read(raw, asked)
     told = [f"{entry.source}: {entry.reason}" for entry in listing.rejects]
-    say_some(told, "more are rejected, see rejects.parquet")
+    # With a key, this is the only place where all reasons are told.
+    say_some(told, "more are rejected, see rejects.parquet", len(told) if key else _TOLD)
     say_some([line for r in listing.recordings for line in r.remarks], "more remarks")
     if not listing.recordings:
         first = listing.rejects[0] if listing.rejects else None
         why = f"; the first: {first.source}: {first.reason}" if first else ""
         raise PrepError(f"{raw[0]}: no recording can be prepared{why}")
+    notes, others = publish_labels(listing.notes)
+    recordings = tuple(replace(r, annotated=True) for r in listing.recordings) if reviewed else listing.recordings
+    unknown = sum(not recording.annotated for recording in recordings)
+    if not isinstance(asked, AskedToPredict):
+        notes = {"recordings_without_annotation": unknown, **notes}
+        say_some(tell_unknown(unknown, len(recordings), others), "")
+    listing = replace(listing, recordings=recordings, notes=notes)
     if key is None:
         return listing
-    renamed = [
-        rename(r, pseudonym(key, "recording", r.name), pseudonym(key, "subject", r.subject)) for r in listing.recordings
-    ]
-    rejects = tuple(reject._replace(source=pseudonym(key, "source", reject.source)) for reject in listing.rejects)
-    return replace(listing, recordings=tuple(sorted(renamed, key=lambda r: r.name)), rejects=rejects)
+    renamed = [rename(r, pseudonym(key, "recording", r.name), pseudonym(key, "subject", r.subject)) for r in recordings]
+    return withhold(replace(listing, recordings=tuple(renamed)), key)
 
 
 def files_of(listing: Listing) -> list[Path]:
     """All files that are read."""
-    return [*listing.lists, *dict.fromkeys(path for r in listing.recordings for path in r.signal_files)]
+    return [*listing.lists, *_signal_files(listing)]
 
 
-def find_prepared(out: Path, command: Mapping[str, Any], listing: Listing) -> dict[str, Any] | None:
-    """The manifest of `out` when it holds this preparation of files of these names and sizes.
+def find_prepared(
+    out: Path,
+    command: Mapping[str, Any],
+    listing: Listing,
+    wanted: Processing,
+    settings: Settings,
+    key: bytes | None = None,
+) -> dict[str, Any] | None:
+    """The manifest of `out` when it holds this preparation of exactly these files.
+
+    Tables and sidecars are compared byte for byte, and all that headers and annotations say. Signals are read again
+    only where a file, or its place in a folder, is newer than the prepared data: they may be days of reading.
+
+    Args:
+        out: output directory.
+        command: the entry of `dataset.json`.
+        listing: of the files as they are now.
+        wanted: what is done to signals.
+        settings: how to run.
+        key: of pseudonyms.
 
     Raises:
         ConfigError: it holds prepared data of something else.
@@ -160,18 +195,49 @@ def find_prepared(out: Path, command: Mapping[str, Any], listing: Listing) -> di
         return None
     manifest = read_manifest(out)
     with translate_os_errors(out):
-        sizes = _sizes(listing)
-    if manifest.get("command") == command and manifest.get("inputs") == sizes:
+        same = manifest.get("command") == command and manifest.get("inputs") == _inputs(listing, key)
+        *lists, signals = manifest.get("sources") or [None]
+        same = same and lists == _describe_lists(listing, key)
+        stats = [path.stat() for path in _signal_files(listing)] if same else []
+        written = (out / NAME).stat().st_mtime_ns
+    newer = any(max(stat.st_mtime_ns, stat.st_ctime_ns) >= written for stat in stats)
+    if same and newer:
+        with open_run(out, {"check": command}, replace(settings, shard=None), PAYLOAD) as run:
+            chosen = [entry for entry in look_at(run, listing, wanted) if isinstance(entry, Decided)]
+            same = signals["sha256"] == _digest(chosen)
+            shutil.rmtree(run.scratch, ignore_errors=True)
+    if same:
         return manifest
     raise ConfigError(
         f"{out}: holds prepared data of other options or other files; choose another output directory or remove it"
     )
 
 
-def _sizes(listing: Listing) -> str:
-    """Digest of the names and sizes of all files."""
-    entries = sorted(f"{path.name}\0{path.stat().st_size}" for path in files_of(listing))
-    return hashlib.sha256("\n".join(entries).encode()).hexdigest()
+def _signal_files(listing: Listing) -> list[Path]:
+    return list(dict.fromkeys(path for r in listing.recordings for path in r.signal_files))
+
+
+def _inputs(listing: Listing, key: bytes | None) -> str:
+    """Digest of the names and sizes of all files, and of what they say about each recording, its signal aside."""
+    digest = hashlib.sha256()
+    for entry in sorted(f"{path.name}\0{path.stat().st_size}" for path in files_of(listing)):
+        digest.update(f"{entry}\n".encode())
+    for r in listing.recordings:
+        said = (r.name, r.subject, r.session, r.rate, r.samples, r.events, r.annotated, r.power_line, r.split)
+        digest.update(f"{said}{r.coordinate_system}{r.channels}\n".encode())
+    # Without the key nobody can try out which names the files had.
+    return pseudonym(key, "inputs", digest.hexdigest()) if key else digest.hexdigest()
+
+
+def _describe_lists(listing: Listing, key: bytes | None) -> list[dict[str, Any]]:
+    """Tables and sidecars for `sources`; pseudonyms are not in the order of what they stand for."""
+    found = [{**describe_source(path), "path": file_name(key, path)} for path in listing.lists]
+    return sorted(found, key=lambda entry: str(entry["path"])) if key else found
+
+
+def _digest(decided: Iterable[Decided]) -> str:
+    """Digest of the raw signals of recordings."""
+    return hashlib.sha256("".join(entry.found.digest for entry in decided).encode()).hexdigest()
 
 
 def say(line: str) -> None:
@@ -179,12 +245,22 @@ def say(line: str) -> None:
     print("".join(mark if mark.isprintable() else "?" for mark in line), file=sys.stderr)
 
 
-def say_some(lines: Sequence[str], rest: str) -> None:
+def say_some(lines: Sequence[str], rest: str, most: int = _TOLD) -> None:
     """Tell the first lines, and how many there are besides."""
-    for line in lines[:_TOLD]:
+    for line in lines[:most]:
         say(line)
-    if len(lines) > _TOLD:
-        say(f"... and {len(lines) - _TOLD:,} {rest}")
+    if len(lines) > most:
+        say(f"... and {len(lines) - most:,} {rest}")
+
+
+def look_at(run: Run, listing: Listing, wanted: Processing) -> list[Decided | Reject]:
+    """Scan all recordings, and decide about each."""
+    stretches = [(r, scan_stretches(r)) for r in listing.recordings]
+    tasks = [
+        Task(f"{r.name}-{i:05d}", scan_part, (r, *stretch)) for r, parts in stretches for i, stretch in enumerate(parts)
+    ]
+    scanned = iter(run.stage("scan", tasks))
+    return [decide(r, [next(scanned).info for _ in parts], wanted) for r, parts in stretches]
 
 
 def make_recordings(run: Run, listing: Listing, wanted: Processing) -> tuple[list[Prepared], list[Reject]]:
@@ -193,12 +269,7 @@ def make_recordings(run: Run, listing: Listing, wanted: Processing) -> tuple[lis
     Returns:
         The prepared ones, in the order of the listing, and the rejects of listing and decisions.
     """
-    stretches = [(r, scan_stretches(r)) for r in listing.recordings]
-    tasks = [
-        Task(f"{r.name}-{i:05d}", scan_part, (r, *stretch)) for r, parts in stretches for i, stretch in enumerate(parts)
-    ]
-    scanned = iter(run.stage("scan", tasks))
-    decisions = [decide(r, [next(scanned).info for _ in parts], wanted) for r, parts in stretches]
+    decisions = look_at(run, listing, wanted)
     chosen = [entry for entry in decisions if isinstance(entry, Decided)]
     rejects = [*listing.rejects, *(entry for entry in decisions if isinstance(entry, Reject))]
     say_some([f"{e.source}: {e.reason}" for e in decisions if isinstance(e, Reject)], "more, see rejects.parquet")
@@ -215,33 +286,38 @@ def make_recordings(run: Run, listing: Listing, wanted: Processing) -> tuple[lis
 
 
 def _doubtful(chosen: Sequence[Decided], wanted: Processing) -> list[str]:
-    what = "left out" if wanted.bad_channels == "drop" else "kept, but not in the average"
+    averaged = ", but not in the average" if wanted.reference in ("common-average", "median") else ""
     lines = []
     for entry in chosen:
-        names = [
-            f"{channel.name} ({reason})"
-            for channel, reason in zip(entry.work.recording.kept, entry.doubts, strict=True)
-            if reason
-        ]
-        if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            lines.append(f"{entry.work.recording.source}: doubtful channels, {what}: {', '.join(names[:3])}{more}")
+        for kept, what in ((True, f"kept{averaged}"), (False, "left out")):
+            names = [
+                f"{channel.name} ({reason})"
+                for channel, reason, keep in zip(entry.work.recording.kept, entry.doubts, entry.work.keep, strict=True)
+                if reason and keep == kept
+            ]
+            if names:
+                more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+                lines.append(f"{entry.work.recording.source}: doubtful channels, {what}: {', '.join(names[:3])}{more}")
     return lines
 
 
-def _prepare(run: Run, listing: Listing, options: Options, command: dict[str, Any], where: Path) -> dict[str, Any]:
+def _prepare(run: Run, listing: Listing, options: Options, key: bytes | None, where: Path) -> dict[str, Any]:
     prepared, rejects = make_recordings(run, listing, options.processing)
     total = len(listing.recordings) + len(listing.rejects)
-    rejects_file = write_rejects(run, rejects, total, options.max_rejects)
+    rejects_file = write_rejects(run, rejects, total, options.max_rejects, key)
     if not prepared:
         raise PrepError(f"{where}: no recording is left of {total:,}; the first reason: {rejects[0].reason}")
     recordings = [entry.decided.work.recording for entry in prepared]
-    pairs = find_duplicates([entry.decided.fingerprint for entry in prepared])
+    pairs = find_duplicates([entry.decided.fingerprint for entry in prepared], run.progress)
+    persons = find_persons([r.subject for r in recordings], listing.notes.get(ONE_PATIENT, ()))
     if options.duplicates == "refuse":
-        refuse_duplicates(pairs)
-    shared = pairs if options.duplicates == "auto" else pairs.clear()
-    groups = group_subjects([r.subject for r in recordings], shared)
+        refuse_duplicates(pairs, persons)
+    shared = (pairs, persons) if options.duplicates == "auto" else (pairs.clear(), [])
+    groups = group_subjects([r.subject for r in recordings], *shared)
     splits, rule = divide(recordings, groups, options.split)
+    command = options.command(key)
+    if options.split.table is not None:
+        rule["by"] = command["split"]
     files, entries = write_index(prepared, splits, SPLITS, run.scratch)
     tables = {
         "channels.parquet": channel_table(prepared),
@@ -257,45 +333,47 @@ def _prepare(run: Run, listing: Listing, options: Options, command: dict[str, An
     return run.publish(
         {**signal_files(prepared), **files, "rejects.parquet": rejects_file},
         {
-            **describe(prepared, listing, options.dataset, options.processing),
+            **describe(prepared, listing, options.dataset, options.processing, key),
             "command": command,
-            "group": {
-                "name": "subject",
-                "kept_apart": not crossing or options.duplicates == "auto",
-                "groups": len(set(groups.values())),
-                "note": f"{crossing} pairs of recordings of two subjects hold the same signal" if crossing else "",
-            },
+            "group": describe_groups(groups, crossing, len(persons), options.duplicates),
             "split_rule": rule,
             "splits": entries,
             "counts": {**listing.notes, "splits": counts},
-            "duplicates": {"pairs": pairs.height, "of_two_subjects": crossing, "rule": options.duplicates},
+            "duplicates": {
+                "pairs": pairs.height,
+                "of_two_subjects": crossing,
+                "groups_of_one_patient": len(persons),
+                "rule": options.duplicates,
+            },
             "rejects": {"count": len(rejects), "share": len(rejects) / max(total, 1)},
         },
     )
 
 
-def write_rejects(run: Run, rejects: Sequence[Reject], total: int, allowed: float) -> Path:
-    """Write the table of rejects, and stop where there are too many."""
-    path, table = run.scratch / "rejects.parquet", to_frame(rejects)
+def write_rejects(run: Run, rejects: Sequence[Reject], total: int, allowed: float, key: bytes | None) -> Path:
+    """Write the table of rejects, and stop where there are too many; with a key, without text of the data."""
+    path = run.scratch / "rejects.parquet"
+    table = to_frame(map(withhold_reason, rejects) if key else rejects)
     write_atomic(path, to_parquet(table))
     check_rejects(table, total, allowed, path)
     return path
 
 
-def describe(prepared: Sequence[Prepared], listing: Listing, dataset: str, wanted: Processing) -> dict[str, Any]:
+def describe(
+    prepared: Sequence[Prepared], listing: Listing, dataset: str, wanted: Processing, key: bytes | None
+) -> dict[str, Any]:
     """What `dataset.json` says of any preparation of recordings."""
     recordings: list[Recording] = [entry.decided.work.recording for entry in prepared]
-    digests = "".join(entry.decided.found.digest for entry in prepared)
     size = sum(path.stat().st_size for r in recordings for path in r.signal_files)
-    signals = {"path": SIGNALS, "bytes": size, "sha256": hashlib.sha256(digests.encode()).hexdigest()}
+    signals = {"path": SIGNALS, "bytes": size, "sha256": _digest(entry.decided for entry in prepared)}
     return {
         "domain": "ieeg",
         "kind": "recordings",
         "name": listing.name or dataset,
         "version": tool_version(),
         "licence": listing.licence,
-        "sources": [*(describe_source(path) for path in listing.lists), signals],
-        "inputs": _sizes(listing),
+        "sources": [*_describe_lists(listing, key), signals],
+        "inputs": _inputs(listing, key),
         "sampling_rate": float(prepared[0].parts[0].info["rate"]) if len(prepared) == 1 else wanted.rate,
         "units": "uV",
         "coordinate_systems": sorted({r.coordinate_system for r in recordings} - {""}),

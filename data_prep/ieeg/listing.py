@@ -5,19 +5,42 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from data_prep.common.anonymise import pseudonym
 from data_prep.common.errors import ConfigError, CorruptRecordError, LeakError, PrepError
 from data_prep.common.rejects import Reject
-from data_prep.ieeg.annotations import BUILT_IN, Mark, read_labels
+from data_prep.ieeg.annotations import BUILT_IN, UNMATCHED, Mark, read_labels
 from data_prep.ieeg.channels import Choice, choose
 from data_prep.ieeg.event_table import EventTable, read_event_table
-from data_prep.ieeg.find import natural_key
+from data_prep.ieeg.find import natural_key, some
 from data_prep.ieeg.header import Header
 from data_prep.ieeg.intervals import Seizures, find_seizures
-from data_prep.ieeg.records import Asked, Listing, Recording
+from data_prep.ieeg.records import Asked, Channel, Listing, Recording
+
+ONE_PATIENT = "subjects_of_one_patient"  # among the notes: groups of subjects that are probably one person
+LABELS = "labels"  # likewise: what was annotated
+WITHHELD = "withheld: it may quote names or notes; it was told when the data were prepared"
+# Reasons of these fields hold numbers and channels alone, and these notes words of the program.
+_HARMLESS_FIELDS = frozenset({"event", "category", "unit", "signal", "channels"})
+_HARMLESS_NOTES = frozenset({"sets", "published_split", "subjects"})
+_KINDS = frozenset(
+    {
+        *("SEEG", "ECOG", "DBS", "EEG", "EOG", "VEOG", "HEOG", "ECG", "EMG", "TRIG", "AUDIO", "PD", "EYEGAZE", "PUPIL"),
+        *("MISC", "SYSCLOCK", "ADC", "DAC", "REF", "RESP", "GSR", "PPG", "OTHER", ""),
+    }
+)
+_SPACE = re.compile(
+    r"(?:ACPC|CapTrak|Pixels|ScanRAS|fsnative|Talairach|Other|individual|(?:MNI|ICBM|IXI|NIHPD|OASIS|UNCInfant|fsaverage|"
+    r"fsLR|ESTEEM)\w{0,24})?(?: ?\((?:mm|cm|m|pixels)\))?"
+)
+
+
+@dataclass(frozen=True)
+class AskedToPredict(Asked):
+    """Options of a listing for prediction: annotations are not looked at, so that none of them is at fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +66,7 @@ class Annotated:
 
     Args:
         marks: all of them.
-        looked: whether somebody looked for seizures.
+        looked: whether somebody looked for seizures, whatever the labels are.
         where: file they are in; None: the signal file.
     """
 
@@ -77,6 +100,11 @@ class Gatherer:
             raise ConfigError(f"seizure_seconds {self.asked.seizure_seconds:g}: give 0 or more")
         if self.asked.mains < 0:
             raise ConfigError(f"mains {self.asked.mains:g}: give 0 (unknown) or a frequency in Hz")
+
+    @property
+    def looks(self) -> bool:
+        """Whether annotations are looked at."""
+        return not isinstance(self.asked, AskedToPredict)
 
     def read_events(self, identities: Sequence[Identity]) -> None:
         """Read the table of the option `events` for these recordings."""
@@ -145,16 +173,20 @@ class Gatherer:
     def _seizures(
         self, header: Header, identity: Identity, annotated: Annotated | None, position: int, duration: float
     ) -> tuple[Seizures, bool]:
-        given = Annotated(header.marks, header.looked_at) if annotated is None else annotated
+        if not self.looks:
+            return Seizures(), False
+        given = Annotated(header.marks) if annotated is None else annotated
         if self.table is not None and position in self.table.marks:
-            given = Annotated(tuple(self.table.marks[position]), True, self.table.path)
+            marks = tuple(self.table.marks[position])
+            given = Annotated(marks, not marks, self.table.path)
         elif annotated is None:
             self.rejects += [Reject(identity.source, row, "event", reason, text) for row, reason, text in header.faults]
         source = given.where.name if given.where is not None else identity.source
         where = str(given.where or header.path)
         found = find_seizures(given.marks, self.labels, duration, self.asked.seizure_seconds, where, source)
         self.rejects += found.rejects
-        return found, given.looked
+        # Notes of other things, such as "recording starts" or stimuli, do not tell that anybody looked for seizures.
+        return found, given.looked or any(self.labels.means(mark) for mark in given.marks)
 
     def finish(
         self, name: str, licence: str, lists: Iterable[Path] = (), notes: Mapping[str, Any] | None = None
@@ -172,9 +204,10 @@ class Gatherer:
             self.recordings,
             key=lambda one: (natural_key(one.subject), natural_key(one.session), natural_key(one.name)),
         )
-        told = {"recordings_without_annotation": sum(not one.annotated for one in recordings)}
-        all_notes = {**told, **(notes or {}), **({"labels": counted} if counted else {})}
-        return Listing(tuple(recordings), name, tuple(files), licence, tuple(self.rejects), all_notes)
+        all_notes = {**(notes or {}), **({LABELS: counted} if counted else {})}
+        # Events that lie in no file that is there are no fault of what is predicted.
+        rejects = [one for one in self.rejects if self.looks or one.field != "event"]
+        return Listing(tuple(recordings), name, tuple(files), licence, tuple(rejects), all_notes)
 
 
 def _reason(error: PrepError, source: str) -> str:
@@ -208,3 +241,99 @@ def check_subjects(subjects: Iterable[str]) -> None:
                 f"subjects {first!r} and {second!r} have one id but for case, blanks or zeros, and could be on both "
                 "sides of a split; give them ids that differ, or one id if they are one"
             )
+
+
+def publish_labels(notes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
+    """Notes with those labels alone that mean something, and, to be told, how often each of the others was met.
+
+    What means nothing is any text that was typed during a recording, which may name people: it is counted.
+    """
+    labels: Mapping[str, Any] = notes.get(LABELS, {})
+    others = {label: entry["count"] for label, entry in labels.items() if entry["meaning"] == UNMATCHED}
+    known = {label: entry for label, entry in labels.items() if label not in others}
+    found = {name: value for name, value in notes.items() if name != LABELS}
+    found |= {LABELS: known} if known else {}
+    return found | ({"annotations_without_meaning": sum(others.values())} if others else {}), others
+
+
+def tell_unknown(unknown: int, recordings: int, labels: Mapping[str, int]) -> list[str]:
+    """What a user should know of annotations that tell nothing about seizures, one line each.
+
+    Args:
+        unknown: recordings of which nothing tells whether anybody looked for seizures.
+        recordings: in all.
+        labels: that mean nothing, and how often each was met.
+    """
+    told = []
+    if labels:
+        told.append(
+            f"{sum(labels.values()):,} annotations mean nothing to the preparation ({some(map(repr, labels))}); "
+            "a file for --labels can say what they mean"
+        )
+    if unknown:
+        told.append(
+            f"{unknown:,} of {recordings:,} recordings: nothing tells whether anybody looked for seizures, so they are "
+            "no part of learning and measuring; if all were looked through, give --reviewed true"
+        )
+    return told
+
+
+def withhold(listing: Listing, key: bytes) -> Listing:
+    """A listing whose recordings have pseudonyms, also without any other text that may name a person.
+
+    Numbers, what labels mean, names of channels and electrodes and the licence stay.
+
+    Args:
+        listing: with notes of `publish_labels`.
+        key: of the pseudonyms.
+    """
+    notes = {name: _withhold_note(name, value, key) for name, value in listing.notes.items()}
+    rejects = (one._replace(source=pseudonym(key, "source", one.source)) for one in listing.rejects)
+    return replace(
+        listing,
+        recordings=tuple(sorted(map(_withhold_texts, listing.recordings), key=lambda one: one.name)),
+        name="",
+        rejects=tuple(withhold_reason(one) for one in rejects),
+        notes=notes,
+    )
+
+
+def withhold_reason(reject: Reject) -> Reject:
+    """A reject without text of the data: reasons may quote labels and name sidecars."""
+    if reject.field in _HARMLESS_FIELDS:
+        return reject._replace(excerpt="")
+    return reject._replace(field="", reason=WITHHELD, excerpt="")
+
+
+def _withhold_note(name: str, value: Any, key: bytes) -> Any:
+    if name == ONE_PATIENT:
+        return sorted(sorted(pseudonym(key, "subject", subject) for subject in group) for group in value)
+    if name == LABELS:
+        counts: dict[str, int] = defaultdict(int)
+        for entry in value.values():
+            counts[entry["meaning"]] += entry["count"]
+        return {f"({meaning})": {"count": count, "meaning": meaning} for meaning, count in counts.items()}
+    if name in _HARMLESS_NOTES or isinstance(value, int | float):
+        return value
+    entries = value.values() if isinstance(value, Mapping) else [value]
+    return sum(entry if isinstance(entry, int) else 1 for entry in entries)
+
+
+def _withhold_texts(recording: Recording) -> Recording:
+    names = {channel.name for channel in recording.channels}
+    return replace(
+        recording,
+        channels=tuple(_withhold_channel(channel) for channel in recording.channels),
+        events=tuple(
+            replace(event, label="seizure", channels=tuple(name for name in event.channels if name in names))
+            for event in recording.events
+        ),
+        coordinate_system=recording.coordinate_system if _SPACE.fullmatch(recording.coordinate_system) else "Other",
+    )
+
+
+def _withhold_channel(channel: Channel) -> Channel:
+    """Without the remark of a `channels.tsv`, a type that is none, and a unit that is quoted."""
+    kind = channel.kind if channel.kind in _KINDS else "OTHER"
+    reason = "bad" if channel.reason.startswith("bad") else channel.reason.replace(channel.kind, kind)
+    return replace(channel, kind=kind, reason=re.sub(r"'.*'|\".*\"", "(withheld)", reason))

@@ -120,7 +120,7 @@ def _read_segments(
             below(matrix or here, raw),
         )
         first = found.setdefault(name, segment)
-        if first.category != segment.category:
+        if gatherer.looks and first.category != segment.category:
             doubtful.add(name)
     for name in doubtful:
         one = found.pop(name)
@@ -151,6 +151,8 @@ def _recording(
         raise DatasetNotFoundError(f"{segment.source}: the file of {segment.table.name}, {place}, is not there")
     mark = Mark(0.0, 0.0, (segment.category,), segment.row, place)
     meaning = gatherer.labels.meaning(segment.category) if segment.category else UNMATCHED
+    if not gatherer.looks:
+        meaning = IGNORE
     if meaning == EXCLUDE:
         gatherer.labels.judge(mark)
         excluded[segment.category] += 1

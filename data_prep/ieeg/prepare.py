@@ -31,6 +31,7 @@ def prepare(
     seizure_seconds: float = 0.0,
     mains: float = 0.0,
     version: str = "",
+    reviewed: bool = False,
     rate: float = 512.0,
     reference: Literal["common-average", "median", "bipolar", "none"] = "common-average",
     highpass: float = 0.5,
@@ -52,8 +53,8 @@ def prepare(
     """Prepare recordings for training, measurement, or prediction.
 
     What is written are microvolts at one rate, band-passed, without the mains, re-referenced. Subjects stay on one side
-    of every split, also under two ids: recordings with the same content are found. Nothing of a header's patient and
-    recording fields is written.
+    of every split, also under two ids: recordings with the same content, or of one patient by their headers, are found.
+    Nothing of a header's patient and recording fields is written.
 
     Args:
         dataset: bids, edf (EDF, EDF+, BDF), brainvision, swec (SWEC-ETHZ), mayo-fnusa, or bonn.
@@ -64,22 +65,28 @@ def prepare(
         events: CSV or TSV of events (file or recording, onset, and offset or duration), for data without annotations.
         channels: regular expression of the names of channels to keep; default all intracranial ones.
         exclude: regular expression of the names of channels to leave out.
-        unit: unit of channels whose unit is blank or unknown, such as uV; without it they are refused.
+        unit: unit of channels whose unit is blank or unknown, such as uV, or whose range no amplifier has in the unit
+            that the file states; without it they are refused.
         subject_pattern: regular expression whose bracket finds the subject in a file's path.
         seizure_seconds: duration of seizures that are annotated without an end; without it they are refused.
         mains: Hz of the mains where the data do not tell; without it the spectrum may show it.
         version: of the data set, where there are several.
+        reviewed: all recordings were looked through for seizures, also those without an annotation that tells; without
+            it, those neither train nor measure.
         rate: Hz of the prepared signal.
         reference: common-average, median (as SWEC), bipolar (neighbouring contacts of an electrode), or none.
         highpass: lower edge of the pass-band, Hz; 0: none.
         lowpass: upper edge of the pass-band, Hz; 0: as high as the rates allow.
         notch: auto (the mains and its harmonics), none, or a frequency in Hz whose harmonics go, too.
-        bad_channels: report (doubtful channels stay, are told, and are no part of an average) or drop.
+        bad_channels: report (doubtful channels stay, are told, and are no part of an average) or drop; channels that
+            never move are left out either way.
         ratios: shares of subjects in train, valid, test where the data have no split; 0.6, 0.2, 0.2.
         split: CSV with the columns subject and split, in the place of a drawn one.
         seed: of splits that are drawn.
-        duplicates: of recordings with the same signal: auto (their subjects stay on one side), report, or refuse.
-        anonymise: file with a secret: names and subjects in the output are replaced by keyed hashes.
+        duplicates: of recordings with the same signal, and of subjects whose EDF headers name one patient: auto (such
+            subjects stay on one side), report, or refuse.
+        anonymise: file with a secret: names, subjects and files in the output are replaced by keyed hashes, and labels,
+            notes and reasons that may quote them are left out. Names of channels stay.
         workers: processes; all cores by default. The result does not depend on it.
         executor: local, serial, slurm, slurm:local, dask or dask:ADDRESS.
         shard: INDEX/COUNT: do only this share of each stage, as one of a job array.
@@ -108,6 +115,7 @@ def prepare(
         duplicates=duplicates,
         anonymise=anonymise,
         max_rejects=max_rejects,
+        reviewed=reviewed,
     )
     paths = tuple(raw) if isinstance(raw, list) else (raw,)
     return run_preparation(options, paths, out, workers, executor, shard, shard_patience, progress)

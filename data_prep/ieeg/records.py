@@ -172,7 +172,8 @@ class Asked:
             without annotations of their own.
         channels: regular expression of the names of channels to keep; empty: all intracranial ones.
         exclude: regular expression of the names of channels to leave out.
-        unit: unit of channels whose unit is blank or unknown, such as uV; empty: they are refused.
+        unit: unit of channels whose unit is blank or unknown, such as uV, or whose stated range no amplifier has;
+            empty: they are refused.
         subject_pattern: regular expression whose bracket finds the subject in a file's path; empty: the first folder
             below the given one, or the file's own name.
         seizure_seconds: duration of seizures that are annotated without an end; 0: they are refused.

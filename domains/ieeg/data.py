@@ -130,7 +130,8 @@ class RecordingData(HeptadData):
         if learning and len(frame) and not frame["annotated"].any():
             raise PreparedDataError(
                 f"{root}: no recording of split {split!r} was looked through for seizures; prepare the data with"
-                " annotations (--events), or divide them another way (--split)"
+                " annotations (--events), say that all were looked through (--reviewed true), or divide them another"
+                " way (--split)"
             )
         stride = self.stride if training else self.decision_stride
         return WindowStore(

@@ -240,5 +240,8 @@ def test_a_table_instead_of_annotations(tmp_path):
     told = {recording.name: (recording.annotated, len(recording.events)) for recording in listing.recordings}
     assert told == {"a": (True, 1), "b": (True, 0), "c": (True, 1)}
     assert path in listing.lists
+    path.write_text("file,onset,duration,label\na.edf,2,3,eyes open\n")
+    listing = edf.read([tmp_path], dataclasses.replace(ASKED, events=path))
+    assert {recording.name: recording.annotated for recording in listing.recordings}["a"] is False
     with pytest.raises(DatasetNotFoundError, match="no such table"):
         edf.read([tmp_path], dataclasses.replace(ASKED, events=tmp_path / "nothing.csv"))

@@ -127,6 +127,21 @@ def test_without_tables(tmp_path):
     assert any("no channels.tsv" in remark for remark in recording.remarks)
 
 
+@pytest.mark.parametrize(
+    ("rows", "annotated"),
+    [
+        ("", True),  # somebody wrote that nothing happened
+        ("n/a\tn/a\tn/a\n", True),
+        ("1\t0\tgo\n3\t0\tstimulus\n", False),
+        ("1\t0\tgo\n3\t1\tbckg\n", True),
+        ("1\t2\tseizure\n", True),
+    ],
+)
+def test_events_of_a_task_tell_nothing_about_seizures(tmp_path, rows, annotated):
+    recording = only(read(one(tmp_path, events=f"onset\tduration\ttrial_type\n{rows}")))
+    assert recording.annotated == annotated
+
+
 def test_damaged_electrodes_do_not_matter(tmp_path):
     for text in ("x\ty\n1\t2\n", "name\tx\ty\tz\nA1\tleft\t1\t2\n", "", "name\tname\n"):
         recording = only(read(one(tmp_path, electrodes=text)))

@@ -73,6 +73,13 @@ def test_latin_1(tmp_path):
     assert any("Latin-1" in remark for remark in recording.remarks)
 
 
+def test_stimuli_tell_nothing_about_seizures(tmp_path):
+    assert not only(read(make.brainvision(tmp_path / "a", markers=[("Stimulus", "S  1", 10, 1)]))).annotated
+    marked = [("Stimulus", "S  1", 10, 1), ("Comment", "bckg", 20, 1)]
+    assert only(read(make.brainvision(tmp_path / "b", markers=marked))).annotated
+    assert only(read(make.brainvision(tmp_path / "c", markers=SEIZURE))).annotated
+
+
 def test_missing_files(tmp_path):
     path = make.brainvision(tmp_path, markers=SEIZURE)
     path.with_suffix(".vmrk").unlink()

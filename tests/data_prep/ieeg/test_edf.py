@@ -259,10 +259,15 @@ def test_annotations_of_one_channel_and_damaged_ones(tmp_path):
     assert "cannot be read" in listing.rejects[0].reason
 
 
-def test_annotated_only_with_an_entry(tmp_path):
+def test_annotated_only_with_an_entry_about_seizures(tmp_path):
     assert not only(read(make.edf(tmp_path / "a.edf"))).annotated
     assert not only(read(make.edf(tmp_path / "b.edf", annotations=[]))).annotated
-    assert only(read(make.edf(tmp_path / "c.edf", annotations=[Annotation(1, None, "eyes open")]))).annotated
+    for label in ("eyes open", "Recording starts"):  # nobody looked for seizures by writing this
+        path = make.edf(tmp_path / "c.edf", annotations=[Annotation(1, None, label)])
+        assert not only(read(path)).annotated
+    for label in ("bckg", "no seizure", "movement artefact", "sz"):
+        path = make.edf(tmp_path / "c.edf", annotations=[Annotation(1, 2, label), Annotation(1, None, "eyes open")])
+        assert only(read(path)).annotated
 
 
 def test_events_outside_are_rejected_and_partly_outside_cut(tmp_path):
@@ -308,7 +313,31 @@ def test_one_patient_under_two_ids_is_told(tmp_path):
     told = [recording.subject for recording in listing.recordings if any("two ids" in one for one in recording.remarks)]
     assert told == ["x", "y"]
     assert "Quittengasse" not in repr(listing)
-    assert listing.notes["patients_named_in_headers_of_several_subjects"] == 1
+    assert listing.notes["subjects_of_one_patient"] == [["x", "y"]]
+
+
+@pytest.mark.parametrize(
+    ("field", "named"),
+    [
+        ("X X X X", False), ("", False), ("X F X X", False), ("anonymous M 01-JAN-1900 Unknown", False),
+        ("X X 02-MAY-1951 X", False), ("000000 M 45yr n/a", False), ("de-identified 1951-05-02", False),
+        ("MCH-0234567 F 02-MAY-1951 X", True), ("X X X Haagse_Harry", True), ("Erika Mustermann 12.08.1964", True),
+    ],
+)  # fmt: skip
+def test_headers_that_name_nobody_join_nobody(field, named):
+    shared = edf.shared_patients({"a": {field.casefold()}, "b": {field.casefold(), "x x x x"}})
+    assert shared == ([["a", "b"]] if named else [])
+
+
+def test_two_patients_under_one_id_are_told(tmp_path):
+    for name, patient in (("a", "4711 F X Quittengasse"), ("b", "4712 M X Apfelweg"), ("c", "X X X X")):
+        make.edf(tmp_path / "p" / f"{name}.edf", patient=patient)
+        make.edf(tmp_path / "q" / f"{name}.edf", patient="4713 M X Birnbaum" if name != "c" else "X X X X")
+    listing = read(tmp_path)
+    told = [line for recording in listing.recordings for line in recording.remarks if "two people with one id" in line]
+    assert told == ["p/a.edf: the headers of files of p name 2 patients: two people with one id?"]
+    assert listing.notes["subjects_of_several_patients"] == 1
+    assert not any(name in repr(listing) for name in ("Quittengasse", "Apfelweg", "Birnbaum"))
 
 
 def test_channels_by_name(tmp_path):
