@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,6 +49,8 @@ class Detector(SignalModule):
         causal: smooth over past decisions alone, as a device that raises alarms must.
         min_gap: seconds; detections that are less apart become one.
         min_duration: seconds; shorter detections are dropped.
+        gain_jitter: standard deviation of the logarithm of a random gain, drawn for each channel of each window of
+            training: what a seizure looks like then counts for more than how large it is.
         options: of `SignalModule`.
 
     Raises:
@@ -66,9 +69,13 @@ class Detector(SignalModule):
         causal: bool = False,
         min_gap: float = 0.0,
         min_duration: float = 10.0,
+        gain_jitter: float = 0.0,
         **options: Any,
     ) -> None:
         super().__init__(samples, **options)
+        if not 0 <= gain_jitter < math.inf:
+            raise ConfigError(f"model.gain_jitter is {gain_jitter}; give 0 (none) or a standard deviation")
+        self.gain_jitter = gain_jitter
         if class_weights is not None and (len(class_weights) != len(CLASSES) or min(class_weights) < 0):
             raise ConfigError(f"model.class_weights is {class_weights}; give one for background and one for seizure")
         self.decisions = Decisions(smoothing=smoothing, causal=causal, min_gap=min_gap, min_duration=min_duration)
@@ -93,6 +100,10 @@ class Detector(SignalModule):
         """Cross entropy, mean over the windows of all processes."""
         rows = len(batch["x"])
         if rows:
+            if self.gain_jitter > 0:
+                x = batch["x"]
+                gains = torch.randn(rows, 1, x.shape[2], 1, device=x.device, dtype=x.dtype) * self.gain_jitter
+                batch = batch | {"x": x * gains.exp()}
             each = F.cross_entropy(self(batch), batch["label"], self.class_weights, reduction="none")
             loss = each.sum() * self.share(batch)
         else:
