@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import polars as pl
 import pytest
 import torch
 from lightning import Trainer
 
-from domains.common.errors import PreparedDataError
+from domains.common.errors import ConfigError, PreparedDataError
 from domains.ieeg.data import RecordingData
 from domains.ieeg.detection_module import BandEnergyModule
 from domains.ieeg.explain import choose_windows
@@ -26,6 +28,14 @@ class Noting(BandEnergyModule):
     def validation_step(self, batch, index):
         self.seen["valid"] |= set(batch["recording"])
         super().validation_step(batch, index)
+
+
+class SeenInput(BandEnergyModule):
+    """Keeps what its network was given."""
+
+    def forward(self, batch):
+        self.seen = batch["x"]
+        return super().forward(batch)
 
 
 def forget(root, split, names):
@@ -79,3 +89,20 @@ def test_detections_are_written_with_the_length_of_their_recording(tmp_path):
     assert found["recordingDuration"].to_list() == [62.0]
     assert found["duration"].to_list() == [60.0]
     assert data.durations() == {f"sub-{number:02d}": 62.0 for number in range(1, 8)}
+
+
+def test_random_gains_are_drawn_for_training_alone(tmp_path):
+    data = RecordingData(str(write_prepared(tmp_path / "prepared")), segment=1.0, segments=4, workers=0)
+    batch = next(iter(data.train_dataloader()))
+    module = SeenInput(data.samples, hidden=4, gain_jitter=0.5)
+    module.trainer = SimpleNamespace(world_size=1)
+    module.log = lambda *_, **__: None
+    module.training_step(batch, 0)
+    gains = (module.seen / batch["x"]).nanmedian(-1).values  # (B, T, C)
+    assert (gains > 0).all()
+    torch.testing.assert_close(gains, gains[:, :1].expand_as(gains))
+    assert gains[:, 0].flatten().unique().numel() == gains[:, 0].numel()
+    module.predict_step(batch, 0)
+    torch.testing.assert_close(module.seen, batch["x"], atol=0, rtol=0)
+    with pytest.raises(ConfigError, match="gain_jitter is -1"):
+        BandEnergyModule(data.samples, gain_jitter=-1)
