@@ -127,24 +127,27 @@ def _extra(competitor: Competitor) -> float:
 def scaling(path: Path, options: argparse.Namespace) -> None:
     """Measure ours over sizes, print the table, and draw it."""
     rows = []
+    print("| segments x channels | tokens | CPU s | CPU ms per token | extra MiB |\n|---|---|---|---|---|")
     for segments, channels in SIZES:
         entry = Entry("ours", sys.executable, "benchmarks.ieeg_attention:build_ours", Setting(segments, channels))
         (found,) = take_turns((entry,), options)
         rows.append((segments, channels, _ms(found) / 1000, _extra(found)))
         print(
-            f"| {segments} x {channels} | {segments * channels:,} | {rows[-1][2]:.2f} | {rows[-1][3]:,.0f} |",
+            f"| {segments} x {channels} | {segments * channels:,} | {rows[-1][2]:.2f} "
+            f"| {1000 * rows[-1][2] / (segments * channels):.2f} | {rows[-1][3]:,.0f} |",
             flush=True,
         )
     figure = Figure(figsize=(8, 3.6), layout="constrained")
-    for panel, column, label in zip(figure.subplots(1, 2), (2, 3), ("CPU-seconds", "extra MiB"), strict=True):
-        for count in sorted({row[1] for row in rows}):
-            line = [(row[0] * row[1], row[column]) for row in rows if row[1] == count]
+    # per token: what is outside the window costs each query a product over all tokens before it, and nothing more
+    for panel, column, label in zip(figure.subplots(1, 2), (2, 3), ("CPU ms per token", "extra MiB"), strict=True):
+        values = {row[:2]: row[column] * (1000 / (row[0] * row[1]) if column == 2 else 1) for row in rows}
+        for count in sorted({channels for _, channels in values}):
+            line = [(t * c, value) for (t, c), value in values.items() if c == count]
             panel.plot(*zip(*line, strict=True), marker="o", label=f"{count} channels")
-        tokens = [row[0] * row[1] for row in rows]
-        for power, style in ((1, ":"), (2, "--")):
-            scale = rows[3][column] / tokens[3] ** power
-            ends = [min(tokens), max(tokens)]
-            panel.plot(ends, [scale * end**power for end in ends], style, color="#8a94a3", label=f"power {power}")
+        tokens = [t * c for t, c in values]
+        scale = values[SIZES[3]] / (SIZES[3][0] * SIZES[3][1])
+        ends = [min(tokens), max(tokens)]
+        panel.plot(ends, [scale * end for end in ends], ":", color="#8a94a3", label="linear in the tokens")
         panel.set(xscale="log", yscale="log", xlabel="tokens (segments x channels)", ylabel=label)
         panel.legend(frameon=False, fontsize=8)
     figure.suptitle("MVPA, forward + backward, one thread", fontsize=11)
