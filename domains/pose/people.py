@@ -41,8 +41,7 @@ class PeopleStore(IndexStore):
         super().__init__(root, read_index(root, card, split, INDEX), split)
         self.card, self.where = card, images if images is not None else Path(card["image_root"])
         entry = card["splits"][split]
-        parts = {"splits": {split: {"parts": entry["persons"]}}, "root": root}
-        self.persons = read_index(root, parts, split, PERSONS)
+        self.persons = read_index(root, {"splits": {split: {"parts": entry["persons"]}}}, split, PERSONS)
         if len(self.persons) and int(self.persons["row"].max()) >= len(self.frame):  # type: ignore[arg-type]
             raise PreparedDataError(f"{root}: persons of {split} are of images that are not there; prepare it again")
         rows = self.persons["row"].to_numpy().astype(np.int64)
