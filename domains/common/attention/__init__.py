@@ -1,8 +1,11 @@
 """Attention blocks, one file per published mechanism, all written on `attend`."""
 
+from domains.common.attention.convolutional import ConvolutionalAttention, DynamicConvolutionalAttention
 from domains.common.attention.core import attend, causal_mask, key_padding_mask, weigh
+from domains.common.attention.deformable import MultiScaleDeformableAttention
 from domains.common.attention.field import FieldAttention
 from domains.common.attention.gated_pooling import GatedAttentionPooling
+from domains.common.attention.group_self_attention import GroupSelfAttention
 from domains.common.attention.injection import InjectionGate, InjectionHead
 from domains.common.attention.learned_query import HeadProjection, LearnedQueryPooling
 from domains.common.attention.multi_branch import BranchLinear, InstanceMasking, MaskReading, Pooled, diversity_loss
@@ -10,6 +13,7 @@ from domains.common.attention.multi_query import LQueryAttention, LQueryBlock, M
 from domains.common.attention.multihead import MultiHeadAttention, merge_heads, split_heads
 from domains.common.attention.mvpa import MultiVariateParallelAttention
 from domains.common.attention.recorder import Recordable, record
+from domains.common.attention.window import ShiftedWindowAttention
 
 __all__ = [
     "attend",
@@ -22,6 +26,11 @@ __all__ = [
     "LQueryBlock",
     "MultiQueryAttention",
     "MultiVariateParallelAttention",
+    "ConvolutionalAttention",
+    "DynamicConvolutionalAttention",
+    "MultiScaleDeformableAttention",
+    "GroupSelfAttention",
+    "ShiftedWindowAttention",
     "InjectionGate",
     "InjectionHead",
     "GatedAttentionPooling",

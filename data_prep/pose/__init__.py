@@ -1,0 +1,1 @@
+"""Human pose: keypoints of persons in images, and sequences of poses in space."""
