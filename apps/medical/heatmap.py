@@ -12,7 +12,9 @@ import polars as pl
 from rich.progress import track
 
 from data_prep.common.errors import PrepError
-from data_prep.medical.wsi.slides.reader import RegionError, Slide, find_slides, open_slide, slide_id
+from data_prep.medical.wsi.slides.find import find_slides, slide_id
+from data_prep.medical.wsi.slides.reader import open_slide
+from data_prep.medical.wsi.slides.slide import RegionError, Slide
 from domains.common.errors import ConfigError, HeptadError, PreparedDataError
 from domains.common.writing import write_whole
 from domains.medical.heatmap import Image, check_options, draw_heat_map, patch_sheet

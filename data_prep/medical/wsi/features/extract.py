@@ -22,7 +22,7 @@ from data_prep.medical.wsi.features.native import Stored, count_overflow, write_
 from data_prep.medical.wsi.patches.coords import PatchGrid, read_coords
 from data_prep.medical.wsi.slides.find import slide_id
 from data_prep.medical.wsi.slides.read_ahead import Batch, Handles, read_batches
-from data_prep.medical.wsi.slides.reader import Slide
+from data_prep.medical.wsi.slides.slide import Slide
 
 FEATURES, REJECTS = "features.h5", "rejects.parquet"  # what a task leaves
 RAW = "features.f32"  # what it writes first, whatever the number of bad patches and the type to store

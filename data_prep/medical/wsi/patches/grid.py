@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.medical.wsi.patches.tissue import Piece, axis_downsamples
-from data_prep.medical.wsi.slides.reader import Slide
+from data_prep.medical.wsi.slides.slide import Slide
 
 Coordinates = npt.NDArray[np.int64]
 Test = Literal["four_pt", "four_pt_hard", "center", "basic"]

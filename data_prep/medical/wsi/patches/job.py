@@ -13,8 +13,9 @@ from data_prep.medical.wsi.patches.grid import Rules, rules_at_level
 from data_prep.medical.wsi.patches.options import SlideOptions
 from data_prep.medical.wsi.patches.tissue import choose_level, shrinkage
 from data_prep.medical.wsi.slides.identity import identify_file
-from data_prep.medical.wsi.slides.reader import Slide, open_slide
+from data_prep.medical.wsi.slides.reader import open_slide
 from data_prep.medical.wsi.slides.resolution import ResolutionError, find_resolution
+from data_prep.medical.wsi.slides.slide import Slide
 
 ENLARGED = 1.1  # by how much patches may be enlarged unasked: a 20x slide may have 0.52 instead of 0.5 um
 

@@ -20,7 +20,7 @@ from data_prep.medical.wsi.patches.options import SlideOptions, read_options
 from data_prep.medical.wsi.patches.outcome import complain, summary
 from data_prep.medical.wsi.patches.run import patch_slides
 from data_prep.medical.wsi.patches.tissue import PRESETS, Segmentation
-from data_prep.medical.wsi.slides.reader import find_slides, slide_id
+from data_prep.medical.wsi.slides.find import find_slides, slide_id
 from data_prep.medical.wsi.slides.resolution import check_mpp, read_mpp_table, to_mpp
 
 MPP = 0.5  # asked for unless something else is: 20x

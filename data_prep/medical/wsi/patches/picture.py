@@ -9,7 +9,7 @@ import numpy as np
 
 from data_prep.medical.wsi.patches.grid import Coordinates
 from data_prep.medical.wsi.patches.tissue import Damage, Piece, read_bands
-from data_prep.medical.wsi.slides.reader import Image, RegionError, Slide, resample
+from data_prep.medical.wsi.slides.slide import Image, RegionError, Slide, resample
 
 TISSUE, HOLE, PATCH = (0, 170, 0), (0, 0, 255), (40, 40, 40)  # RGB
 QUALITY = 85  # of the JPEG

@@ -37,7 +37,8 @@ from data_prep.medical.wsi.patches.tissue import (
     segment,
     tissue_share,
 )
-from data_prep.medical.wsi.slides.reader import BAND, Image, RegionError, Slide, open_slide, resample
+from data_prep.medical.wsi.slides.reader import open_slide
+from data_prep.medical.wsi.slides.slide import BAND, Image, RegionError, Slide, resample
 
 CHUNK = 1024  # patches decoded by one task
 BAND_TASK = 1 << 27  # pixels shrunk by one task

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.common.errors import ConfigError, PrepError
-from data_prep.medical.wsi.slides.reader import BAND, Image, RegionError, Slide
+from data_prep.medical.wsi.slides.slide import BAND, Image, RegionError, Slide
 
 Polygon = npt.NDArray[np.int32]
 UNIT = 512  # side of the square that areas are counted in, level-0 pixels

@@ -18,7 +18,7 @@ import tifffile
 
 from data_prep.common.errors import CorruptRecordError
 from data_prep.common.files import translate_os_errors
-from data_prep.medical.wsi.slides.reader import CACHED, Image, Slide, over_white
+from data_prep.medical.wsi.slides.slide import CACHED, Image, Slide, over_white
 
 # tifffile tells damage to its logger as well; users read our message instead.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())

@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.medical.wsi.patches.coords import PatchGrid
-from data_prep.medical.wsi.slides.reader import Image, OpenSlideSlide, RegionError, Slide, open_slide, resample
+from data_prep.medical.wsi.slides.reader import OpenSlideSlide, open_slide
+from data_prep.medical.wsi.slides.slide import Image, RegionError, Slide, resample
 
 AHEAD = 3  # batches that are read while one is encoded
 PIECE = 8  # patches that a thread reads at a time

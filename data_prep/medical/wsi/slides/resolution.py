@@ -16,7 +16,7 @@ from typing import NamedTuple
 from data_prep.common.errors import ConfigError, DatasetNotFoundError, PrepError
 from data_prep.common.files import translate_os_errors
 from data_prep.medical.wsi.slides.find import slide_id
-from data_prep.medical.wsi.slides.reader import Slide
+from data_prep.medical.wsi.slides.slide import Slide
 
 SMALLEST, LARGEST = 0.05, 10.0  # mpp of a scanner; what is outside of it (96 dpi are 265) describes no slide
 SKEW = 0.05  # tolerated difference of the two axes

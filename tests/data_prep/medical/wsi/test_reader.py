@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.common.errors import ConfigError, CorruptRecordError, DatasetNotFoundError, PrepError
+from data_prep.medical.wsi.slides.find import find_slides, slide_id
 from data_prep.medical.wsi.slides.formats import TiffSlide, open_tiff
-from data_prep.medical.wsi.slides.reader import OpenSlideSlide, RegionError, find_slides, open_slide, slide_id
+from data_prep.medical.wsi.slides.reader import OpenSlideSlide, open_slide
+from data_prep.medical.wsi.slides.slide import RegionError
 from tests.data.medical import make_slides as make
 
 
@@ -124,7 +126,7 @@ class TestReading:
     def test_a_thumbnail_of_a_huge_level_is_made_in_bands(self, opened, pyramid, monkeypatch):
         with opened(pyramid) as slide:
             whole = slide.thumbnail(300)
-            monkeypatch.setattr("data_prep.medical.wsi.slides.reader.BAND", 40_000)
+            monkeypatch.setattr("data_prep.medical.wsi.slides.slide.BAND", 40_000)
             assert np.abs(slide.thumbnail(300).astype(int) - whole).mean() < 1
 
     @pytest.mark.parametrize("compression", ["jpeg", "deflate", None])

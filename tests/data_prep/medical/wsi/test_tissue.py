@@ -20,7 +20,8 @@ from data_prep.medical.wsi.patches.tissue import (
     tissue_share,
 )
 from data_prep.medical.wsi.planted_slides import HOLE
-from data_prep.medical.wsi.slides.reader import RegionError, open_slide
+from data_prep.medical.wsi.slides.reader import open_slide
+from data_prep.medical.wsi.slides.slide import RegionError
 from tests.data.medical import make_slides as make
 
 FINE = Segmentation(mthresh=1, close=0, a_t=0, a_h=0)
