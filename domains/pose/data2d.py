@@ -124,6 +124,7 @@ class PeopleData(HeptadData):
         self.sigmas: list[float] = [float(sigma) for sigma in keypoints["sigmas"]]
         self.flip_pairs: list[list[int]] = [[int(end) for end in pair] for pair in keypoints["flip_pairs"]]
         self.skeleton: list[list[int]] = [[int(end) for end in pair] for pair in keypoints["skeleton"]]
+        self.protocol = str(self.card.get("protocol", "coco"))  # by which areas a test measures: coco or crowdpose
         self.shorter, self.longest = shorter, longest
         self.augment, self.augmentation, self.empty_images = augment, augmentation, empty_images
         self.images = None if images is None else Path(images)

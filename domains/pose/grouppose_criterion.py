@@ -189,7 +189,7 @@ class GroupPoseCriterion(nn.Module):
             NonFinitePredictionError: a prediction is no number.
         """
         found: dict[str, Tensor] = {}
-        normaliser = self._normaliser(targets, output.final.logits.device)
+        normaliser = self.normaliser(targets, output.final.logits.device)
         heads = [("", output.final), ("_interm", output.two_stage)]
         heads += [(f"_{layer}", head) for layer, head in enumerate(output.auxiliary)]
         for suffix, head in heads:
@@ -240,8 +240,8 @@ class GroupPoseCriterion(nn.Module):
             "loss_oks": (torch.cat(similarity).sum() + nothing) / normaliser,
         } | {name: cost.mean() if cost.numel() else cost.sum() for name, cost in means.items()}, pairs
 
-    def _normaliser(self, targets: Sequence[Persons], device: torch.device) -> Tensor:
-        """Persons of the batch, on average over the processes, at least 1."""
+    def normaliser(self, targets: Sequence[Persons], device: torch.device) -> Tensor:
+        """Persons of the batch, on average over the processes, at least 1; all processes must ask for it."""
         count = torch.tensor(float(sum(len(persons) for persons in targets)), device=device)
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(count)

@@ -6,7 +6,7 @@ T.-Y. Lin et al. (2014), arXiv 1405.0312; evaluator: cocodataset/cocoapi, pycoco
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -73,7 +73,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class _Image:
+class Matched:
     """One image after matching; per area: matched (T, D), passed over (T, D), number of persons that count."""
 
     score: Array
@@ -148,7 +148,7 @@ def evaluate(
         strange = np.setdiff1d(ids, images)
         if len(strange):
             raise ValueError(f"image {strange[0]}: there is an {what} of it, but it is no image of this evaluation")
-    matched = dict(_match_all(truth, found, np.unique(images), np.asarray(sigmas, np.float64), protocol))
+    matched = dict(match_images(truth, found, images, sigmas, protocol))
     every = list(matched.values())
     if protocol == "coco":
         return _summary(every, AREAS)
@@ -162,60 +162,124 @@ def evaluate(
     return numbers
 
 
-def _summary(images: list[_Image], areas: Mapping[str, Any]) -> dict[str, float]:
+def _summary(images: list[Matched], areas: Mapping[str, Any]) -> dict[str, float]:
+    return summarise({area: Pooled.of(images, area) for area in areas})
+
+
+def summarise(pooled: Mapping[str, Pooled], counts: Array | None = None) -> dict[str, float]:
+    """AP and AR of each area, `all` among them.
+
+    Args:
+        pooled: detections of each area.
+        counts: how often each image is there; default once.
+    """
     numbers = {}
-    results = {area: accumulate(images, area) for area in areas}
+    results = {area: pool.curves(counts) for area, pool in pooled.items()}
     for which, kind in enumerate(("AP", "AR")):
         for name, area, threshold in (("", "all", None), ("50", "all", 0), ("75", "all", 5)):
-            numbers[f"{kind}{name}"] = _mean(results[area][which], threshold)
-        for area in areas:
+            numbers[f"{kind}{name}"] = mean_value(results[area][which], threshold)
+        for area in pooled:
             if area != "all":
-                numbers[f"{kind}_{area}"] = _mean(results[area][which], None)
+                numbers[f"{kind}_{area}"] = mean_value(results[area][which], None)
     return numbers
 
 
-def _mean(values: Array, threshold: int | None) -> float:
+def mean_value(values: Array, threshold: int | None = None) -> float:
+    """Mean of the values that are there, at one threshold or at all; -1: there is none."""
     chosen = values if threshold is None else values[threshold]
     kept = chosen[chosen > -1]
     return float(kept.mean()) if kept.size else -1.0
 
 
-def accumulate(images: list[_Image], area: str) -> tuple[Array, Array]:
+def accumulate(images: list[Matched], area: str) -> tuple[Array, Array]:
     """Precision at 101 recalls, and the highest recall, at ten thresholds; -1 where there is no person.
 
     Shape:
         -> (10, 101), (10,) float64.
     """
-    precision, recall = np.full((len(THRESHOLDS), len(RECALLS)), -1.0), np.full(len(THRESHOLDS), -1.0)
-    persons = sum(image.persons[area] for image in images)
-    if persons == 0:
+    return Pooled.of(images, area).curves()
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Detections of all images in one order, so that images can be counted any number of times.
+
+    Attributes:
+        score: best first.
+        owner: place of each one's image.
+        right: whether it is a person's, at each threshold.
+        wrong: whether it is nobody's; those passed over are neither.
+        persons: of each image.
+
+    Shape:
+        score and owner (D,), right and wrong (10, D) bool, persons (I,).
+    """
+
+    score: Array
+    owner: Array
+    right: Array
+    wrong: Array
+    persons: Array
+
+    @classmethod
+    def of(cls, images: Sequence[Matched], area: str) -> Pooled:
+        """Put images together."""
+        persons = np.array([image.persons[area] for image in images], np.float64)
+        if not images:
+            none = np.zeros((len(THRESHOLDS), 0), bool)
+            return cls(np.zeros(0), np.zeros(0, np.int64), none, none, persons)
+        score = np.concatenate([image.score for image in images])
+        matched = np.concatenate([image.matched[area] for image in images], 1)
+        ignored = np.concatenate([image.ignored[area] for image in images], 1)
+        owner = np.repeat(np.arange(len(images)), [len(image.score) for image in images])
+        order = np.argsort(-score, kind="mergesort")
+        order = order[~ignored[:, order].all(0)]  # those that are passed over at all thresholds change nothing
+        right, wrong = matched & ~ignored, ~matched & ~ignored
+        return cls(score[order], owner[order], right[:, order], wrong[:, order], persons)
+
+    def curves(self, counts: Array | None = None) -> tuple[Array, Array]:
+        """Precision at 101 recalls and the highest recall, as `accumulate`.
+
+        Args:
+            counts: how often each image is there; default once.
+
+        Shape:
+            counts (I,) -> (10, 101), (10,) float64.
+        """
+        precision, recall = np.full((len(THRESHOLDS), len(RECALLS)), -1.0), np.full(len(THRESHOLDS), -1.0)
+        persons = float(self.persons.sum() if counts is None else self.persons @ counts)
+        if persons == 0:
+            return precision, recall
+        weight = 1.0 if counts is None else counts[self.owner]
+        right, wrong = (np.cumsum(kind * weight, 1, dtype=np.float64) for kind in (self.right, self.wrong))
+        reached = right / persons
+        exact = right / (wrong + right + EPS)
+        envelope = np.maximum.accumulate(exact[:, ::-1], 1)[:, ::-1]
+        for t in range(len(THRESHOLDS)):
+            place = np.searchsorted(reached[t], RECALLS, side="left")
+            inside = place < reached.shape[1]
+            precision[t] = 0.0
+            precision[t, inside] = envelope[t, place[inside]]
+            recall[t] = reached[t, -1] if reached.shape[1] else 0.0
         return precision, recall
-    order = np.argsort(-np.concatenate([image.score for image in images]), kind="mergesort")
-    matched = np.concatenate([image.matched[area] for image in images], 1)[:, order]
-    ignored = np.concatenate([image.ignored[area] for image in images], 1)[:, order]
-    right = np.cumsum(matched & ~ignored, 1).astype(np.float64)
-    wrong = np.cumsum(~matched & ~ignored, 1).astype(np.float64)
-    reached = right / persons
-    exact = right / (wrong + right + EPS)
-    envelope = np.maximum.accumulate(exact[:, ::-1], 1)[:, ::-1]
-    for t in range(len(THRESHOLDS)):
-        place = np.searchsorted(reached[t], RECALLS, side="left")
-        inside = place < reached.shape[1]
-        precision[t] = 0.0
-        precision[t, inside] = envelope[t, place[inside]]
-        recall[t] = reached[t, -1] if reached.shape[1] else 0.0
-    return precision, recall
 
 
-def _match_all(
+def match_images(
     truth: Annotations, found: Found, images: Array, sigmas: Array, protocol: Protocol
-) -> Iterator[tuple[int, _Image]]:
+) -> Iterator[tuple[int, Matched]]:
     """Match image by image, in the order of ids; images with neither persons nor detections are left out."""
+    for image, persons, best in by_image(truth, found, images):
+        yield image, _match_image(persons, best, np.asarray(sigmas, np.float64), protocol)
+
+
+def by_image(truth: Annotations, found: Found, images: Array) -> Iterator[tuple[int, Annotations, Found]]:
+    """Persons and best detections of each image that has any, in the order of ids."""
+    images = np.unique(images)
     by_truth, by_found = (_rows(ids, images) for ids in (truth.image, found.image))
     for image, persons, detected in zip(images.tolist(), by_truth, by_found, strict=True):
         if len(persons) + len(detected):
             best = detected[np.argsort(-found.score[detected], kind="mergesort")[:MOST]]
-            yield image, _match_image(_part(truth, persons), _part(found, best), sigmas, protocol)
+            yield image, _part(truth, persons), _part(found, best)
 
 
 def _rows(ids: Array, images: Array) -> list[Array]:
@@ -229,7 +293,7 @@ def _part(of: Any, rows: Array) -> Any:
     return type(of)(**{name: np.asarray(value)[rows] for name, value in vars(of).items()})
 
 
-def _match_image(truth: Annotations, found: Found, sigmas: Array, protocol: Protocol) -> _Image:
+def _match_image(truth: Annotations, found: Found, sigmas: Array, protocol: Protocol) -> Matched:
     box = truth.box.astype(np.float64)
     area = truth.area.astype(np.float64) if protocol == "coco" else box[:, 2] * box[:, 3] * BOX_SHARE
     similarity = object_keypoint_similarity(truth, found, sigmas, area)
@@ -237,7 +301,7 @@ def _match_image(truth: Annotations, found: Found, sigmas: Array, protocol: Prot
     extent = corners.max(1) - corners.min(1) if len(corners) else np.zeros((0, 2))
     covered = extent[:, 0] * extent[:, 1]
     passed = (truth.labelled == 0) | (truth.crowd != 0)
-    image = _Image(found.score)
+    image = Matched(found.score)
     for name, (low, high) in AREAS.items():
         ignore = passed | (area < low) | (area > high)
         order = np.argsort(ignore, kind="mergesort")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,11 @@ class PeopleStore(IndexStore):
             "area": self._area[begin:end][kept],
             "labels": torch.full((int(kept.sum()),), PERSON, dtype=torch.int64),
         }
+
+    def locations(self, rows: Sequence[int]) -> list[str]:
+        """Where the files of some images lie."""
+        chosen = self.frame["image", "stored"][list(rows)]
+        return [str(self._path(image, stored=stored)) for image, stored in chosen.iter_rows()]
 
     def _path(self, image: str, *, stored: bool) -> Path:
         return (self.root if stored else self.where) / image
