@@ -61,12 +61,17 @@ def from_run(domain: Domain, options: Sequence[str]) -> list[str]:
     if option(words, "ckpt_path") is None and option(words, "init_from") is None:
         best = directory / BEST if directory is not None else None
         if best is None or not best.is_file():
+            given = "" if directory is None else f" ({directory} {_lacks(directory)})"
             raise ConfigError(
-                "no weights to use: name a finished run (--run DIR), a checkpoint (--ckpt_path FILE), or published"
-                " weights (--init_from DIR)"
+                f"no weights to use{given}: name a finished run (--run DIR), a checkpoint (--ckpt_path FILE), or"
+                " published weights (--init_from DIR)"
             )
         words += ["--ckpt_path", str(best)]
     return words
+
+
+def _lacks(directory: Path) -> str:
+    return f"holds no {BEST}; run fit first" if directory.is_dir() else "is no folder"
 
 
 def system_of(domain: Domain, options: Sequence[str]) -> str:

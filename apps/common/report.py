@@ -40,7 +40,9 @@ def write_test_report(
         protocol=protocol,
     )
     for name, estimate in table.metrics.items():
-        print(f"{name:32} {estimate.value:.5f}  [{estimate.low:.5f}, {estimate.high:.5f}]")
+        known = not (math.isnan(estimate.low) or math.isnan(estimate.high))
+        interval = f"[{estimate.low:.5f}, {estimate.high:.5f}]" if known else "no interval"
+        print(f"{name:32} {estimate.value:.5f}  {interval}")
     undefined = [name for name, estimate in table.metrics.items() if math.isnan(estimate.value)]
     if undefined:
         print(f"undefined on this split, where a class may be missing: {', '.join(undefined)}")

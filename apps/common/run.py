@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import logging
 import os
@@ -127,6 +128,9 @@ class HeptadCLI(LightningCLI):
             parser.add_argument("--out", type=str | None, default=None, help="folder to write (RUN/predict)")
             parser.add_argument("--max_rejects", type=float, default=0.01, help="tolerated share of unusable records")
             parser.add_argument("--workers", type=int | None, default=None, help="processes that encode")
+            if "anonymise" in inspect.signature(load(domain.apply)).parameters:
+                secret = "file with the secret of a preparation with pseudonyms"
+                parser.add_argument("--anonymise", type=str | None, default=None, help=secret)
         # our loaders slice by process themselves; the summary's only news is said by before_fit
         parser.set_defaults({"trainer.use_distributed_sampler": False, "trainer.enable_model_summary": False})
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
@@ -178,6 +182,8 @@ class HeptadCLI(LightningCLI):
         (self.run_directory / "predictions.parquet").unlink(missing_ok=True)
         raw = [Path(path) for path in config.raw]
         options = {"max_rejects": config.max_rejects, "workers": config.workers}
+        if config.get("anonymise"):
+            options["anonymise"] = Path(config.anonymise)
         load(self.domain.apply)(Path(config.data.root), raw, encoded, **options)
 
     def _training_callbacks(self, config: Any) -> list[Callback]:

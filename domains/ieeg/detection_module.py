@@ -176,6 +176,9 @@ class Detector(SignalModule):
         """Write the detections of each recording, as BIDS events and as EDF+ annotations."""
         events = detected_events(predictions, float(self.threshold), self.decisions)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        for name in ("*_events.tsv", "*_annotations.edf"):  # of recordings that an earlier call predicted
+            for path in (directory / "events").glob(name):
+                path.unlink()
         lengths, names = data.durations(), predictions["recording"].unique(maintain_order=True)
         write_detections(directory / "events", events, {name: lengths[name] for name in names})
 

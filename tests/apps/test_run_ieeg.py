@@ -107,7 +107,10 @@ class TestSeizures:
         assert (both["predicted"] == both["predicted_right"]).all()
         sizes = {"subjects": 1, "recordings": 1, "minutes": 2.5, "channels": 6, "rate": 128.0, "seed": 1}
         other = write_planted_bids(tmp_path / "new", **sizes)
+        (tmp_path / "out" / "events").mkdir(parents=True)
+        (tmp_path / "out" / "events" / "gone_events.tsv").touch()  # of an earlier call
         assert here("predict", "--run", tested, "--raw", other.root, "--out", tmp_path / "out", "--workers", "1") == 0
+        assert not (tmp_path / "out" / "events" / "gone_events.tsv").exists()
         table = pl.read_parquet(tmp_path / "out" / "predictions.parquet")
         assert "label" not in table.columns
         assert len(table) == 150
@@ -125,6 +128,18 @@ class TestSeizures:
         said = refusal(*words)
         assert "has 19 channels, the model reads at most 16" in said
         assert here(*words, "--data.channels", "16") == 0
+
+    def test_predictions_bear_pseudonyms_where_the_preparation_does(self, tested, planted, tmp_path, capsys):
+        key = tmp_path / "key.txt"
+        key.write_text("a secret of enough letters, kept elsewhere")
+        options = ("--rate", "64", "--lowpass", "25", "--anonymise", key, *SERIAL)
+        assert here("prep", "bids", "--raw", planted.root, "--out", tmp_path / "hidden", *options) == 0
+        words = ("predict", "--run", tested, "--data.root", tmp_path / "hidden", "--workers", "1", "--raw")
+        words = (*words, planted.root / "sub-01", "--out", tmp_path / "out", "--anonymise", key)
+        assert here(*words) == 0
+        names = pl.read_parquet(tmp_path / "out" / "predictions.parquet")["recording"].unique().to_list()
+        assert [len(name) for name in names] == [16]
+        assert not [path for path in (tmp_path / "out").rglob("*") if "sub-01" in path.name]
 
     def test_data_prepared_in_another_way_are_refused(self, tested, planted, tmp_path):
         options = ("--rate", "64", "--lowpass", "25", "--reference", "bipolar", *SERIAL)

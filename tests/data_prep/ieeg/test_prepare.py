@@ -240,6 +240,9 @@ def test_names_can_be_replaced(raw, key, tmp_path):
     # A split file would have to name the pseudonyms.
     with pytest.raises(PrepError, match="does not name subject"):
         run(raw, tmp_path / "split", anonymise=key, split=split)
+    left = everything(tmp_path / "split")  # what the stopped run goes on from
+    assert "sources" in left
+    assert not [word for word in ("pat0", "pat4", "night", "of_pat") if word in left]
     split.write_text("subject,split\n" + "".join(f"{one},train\n" for one in index(tmp_path / "out")["subject"]))
     run(raw, tmp_path / "split", anonymise=key, split=split)
     assert "of_pat" not in everything(tmp_path / "split") and "split_pat" not in everything(tmp_path / "split")
