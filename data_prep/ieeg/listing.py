@@ -176,6 +176,7 @@ class Gatherer:
         if not self.looks:
             return Seizures(), False
         given = Annotated(header.marks) if annotated is None else annotated
+        told = self._tell_table(position, given.marks)
         if self.table is not None and position in self.table.marks:
             marks = tuple(self.table.marks[position])
             given = Annotated(marks, not marks, self.table.path)
@@ -184,9 +185,18 @@ class Gatherer:
         source = given.where.name if given.where is not None else identity.source
         where = str(given.where or header.path)
         found = find_seizures(given.marks, self.labels, duration, self.asked.seizure_seconds, where, source)
+        found = replace(found, remarks=(*told, *found.remarks))
         self.rejects += found.rejects
         # Notes of other things, such as "recording starts" or stimuli, do not tell that anybody looked for seizures.
         return found, given.looked or any(self.labels.means(mark) for mark in given.marks)
+
+    def _tell_table(self, position: int, own: Sequence[Mark]) -> tuple[str, ...]:
+        """Which of a recording's annotations and the table of events counts, where both say something."""
+        if self.table is None or not any(self.labels.means(mark) for mark in own):
+            return ()
+        if position in self.table.marks:
+            return (f"its own annotations are replaced by those of {self.table.path.name}",)
+        return (f"is not in {self.table.path.name}; its own annotations count",)
 
     def finish(
         self, name: str, licence: str, lists: Iterable[Path] = (), notes: Mapping[str, Any] | None = None

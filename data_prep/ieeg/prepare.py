@@ -62,7 +62,8 @@ def prepare(
         out: output directory; new, empty, or of the same preparation begun before.
         labels: YAML or JSON file that says which annotations are seizures; without it, words for seizures in several
             languages are known.
-        events: CSV or TSV of events (file or recording, onset, and offset or duration), for data without annotations.
+        events: CSV or TSV of events (file or recording, onset, and offset or duration), for data without annotations;
+            recordings that it names take these in the place of their own, others keep theirs.
         channels: regular expression of the names of channels to keep; default all intracranial ones.
         exclude: regular expression of the names of channels to leave out.
         unit: unit of channels whose unit is blank or unknown, such as uV, or whose range no amplifier has in the unit

@@ -240,6 +240,13 @@ def test_a_table_instead_of_annotations(tmp_path):
     told = {recording.name: (recording.annotated, len(recording.events)) for recording in listing.recordings}
     assert told == {"a": (True, 1), "b": (True, 0), "c": (True, 1)}
     assert path in listing.lists
+    said = {recording.name: recording.remarks for recording in listing.recordings}
+    assert said == {"a": (), "b": (), "c": ("c.edf: is not in events.csv; its own annotations count",)}
+    path.write_text("file,onset,duration\nc.edf,2,3\n")
+    recordings = edf.read([tmp_path], dataclasses.replace(ASKED, events=path)).recordings
+    (c,) = (recording for recording in recordings if recording.name == "c")
+    assert c.remarks == ("c.edf: its own annotations are replaced by those of events.csv",)
+    assert [event.onset for event in c.events] == [2.0]
     path.write_text("file,onset,duration,label\na.edf,2,3,eyes open\n")
     listing = edf.read([tmp_path], dataclasses.replace(ASKED, events=path))
     assert {recording.name: recording.annotated for recording in listing.recordings}["a"] is False
