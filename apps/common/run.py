@@ -33,6 +33,9 @@ from domains.common.hub import network_tensors, publish
 from domains.common.module import HeptadModule
 from domains.common.writing import write_whole
 
+# what test, explain and predict leave in a run
+RESULTS = ("metrics.json", "report.html", "predictions.parquet", "explain.html", "predict")
+
 
 def main(domain: Domain, command: str, options: Sequence[str]) -> None:
     """Run one verb of the trainer."""
@@ -244,6 +247,9 @@ class HeptadCLI(LightningCLI):
             count = sum(parameter.numel() for parameter in self.model.net.parameters())
             data = getattr(self.datamodule, "card", {}).get("name", "data")
             print(f"{type(self.model.net).__name__} of {count:,} parameters on {data}; see {self.run_directory}")
+            stale = [name for name in RESULTS if (self.run_directory / name).exists()]
+            if stale:
+                print(f"{self.run_directory}: {', '.join(stale)} are of earlier weights until they are made again")
 
     def after_fit(self) -> None:
         """Publish the best weights in the hub layout."""

@@ -58,7 +58,7 @@ class TestWholeWay:
         assert {"model/model.safetensors", "model/config.json", "model/README.md"} <= names
         assert [path.name for path in trained.parent.iterdir()] == ["run"]
 
-    def test_test_after_fit_in_the_same_folder(self, trained, heptad, tmp_path):
+    def test_test_after_fit_in_the_same_folder(self, trained, heptad, prepared, tmp_path):
         run = tmp_path / "run"
         shutil.copytree(trained, run)
         heptad("ctr", "test", "--run", run)
@@ -74,6 +74,8 @@ class TestWholeWay:
         assert "data:image/png;base64," in report
         assert not re.search(r"(?:src|href)=\"(?!data:)", report), "nothing is loaded from elsewhere"
         assert list(run.glob(".*")) == []
+        said = fit(heptad, prepared, run, "--trainer.max_steps", "1").stdout
+        assert "metrics.json, report.html, predictions.parquet are of earlier weights" in said
 
     def test_explain(self, trained, heptad, tmp_path):
         run = tmp_path / "run"
