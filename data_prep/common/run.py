@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_prep.common.anonymise import file_name
 from data_prep.common.errors import BusyError, ConfigError
 from data_prep.common.executors import Executor, open_executor
 from data_prep.common.files import (
@@ -159,16 +160,17 @@ def _match_fingerprint(scratch: Path, wanted: bytes, shard: Shard | None) -> Non
         write_atomic(path, wanted)
 
 
-def identify(sources: Iterable[Path], *tools: Any) -> dict[str, Any]:
+def identify(sources: Iterable[Path], *tools: Any, key: bytes | None = None) -> dict[str, Any]:
     """What tells one set of raw files, and one version of the tools, from another.
 
     Args:
         sources: raw files.
         tools: versions and constants that the result depends on, besides heptad's own version.
+        key: of pseudonyms; with it, files are not named.
     """
     stats = [(path, path.stat()) for path in sources]
     return {
-        "sources": [[path.name, stat.st_size, stat.st_mtime_ns] for path, stat in stats],
+        "sources": [[file_name(key, path), stat.st_size, stat.st_mtime_ns] for path, stat in stats],
         "tools": [tool_version(), *tools],
     }
 

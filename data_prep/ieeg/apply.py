@@ -83,7 +83,7 @@ def _apply_recordings(
     anonymise: Path | None,
 ) -> dict[str, Any]:
     from data_prep.common.raw import check_raw
-    from data_prep.common.run import Settings, is_large, open_run
+    from data_prep.common.run import Settings, identify, is_large, open_run
     from data_prep.ieeg import job
     from data_prep.ieeg.card import channel_table, event_table, signal_files, to_parquet, write_index
     from data_prep.ieeg.decide import Processing
@@ -102,7 +102,7 @@ def _apply_recordings(
     finished = job.find_prepared(out, command, listing, wanted, settings, key)
     if finished is not None:
         return finished
-    with open_run(out, {"command": command, **job.identify_files(files, key)}, settings, job.PAYLOAD) as run:
+    with open_run(out, {"command": command, **identify(files, *job.TOOLS, key=key)}, settings, job.PAYLOAD) as run:
         prepared, rejects = job.make_recordings(run, listing, wanted)
         total = len(listing.recordings) + len(listing.rejects)
         rejects_file = job.write_rejects(run, rejects, total, max_rejects, key)

@@ -116,7 +116,7 @@ def run_preparation(
         return finished
     try:
         with translate_os_errors(raw[0]):
-            identity = identify_files(files, key)
+            identity = identify(files, *TOOLS, key=key)
         with open_run(out, {"command": command, **identity}, settings, PAYLOAD) as run:
             return _prepare(run, listing, options, key, raw[0])
     except (PrepError, OSError):
@@ -124,14 +124,6 @@ def run_preparation(
         if share is not None and (out / NAME).exists():
             return read_manifest(out)
         raise
-
-
-def identify_files(files: Sequence[Path], key: bytes | None) -> dict[str, Any]:
-    """What a preparation that was stopped is known again by; with a key, it names no file either."""
-    identity = identify(files, *TOOLS)
-    for entry, path in zip(identity["sources"], files, strict=True):
-        entry[0] = file_name(key, path)
-    return identity
 
 
 def read_listing(dataset: str, raw: Sequence[Path], asked: Asked, key: bytes | None, reviewed: bool = False) -> Listing:

@@ -176,9 +176,12 @@ class Detector(SignalModule):
         """Write the detections of each recording, as BIDS events and as EDF+ annotations."""
         events = detected_events(predictions, float(self.threshold), self.decisions)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        for name in ("*_events.tsv", "*_annotations.edf"):  # of recordings that an earlier call predicted
-            for path in (directory / "events").glob(name):
-                path.unlink()
+        # of recordings that an earlier call predicted: only such calls write both files of a pair
+        for table in (directory / "events").glob("*_events.tsv"):
+            notes = table.with_name(table.name.removesuffix("_events.tsv") + "_annotations.edf")
+            if notes.exists():
+                table.unlink()
+                notes.unlink()
         lengths, names = data.durations(), predictions["recording"].unique(maintain_order=True)
         write_detections(directory / "events", events, {name: lengths[name] for name in names})
 

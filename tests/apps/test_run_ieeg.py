@@ -108,9 +108,11 @@ class TestSeizures:
         sizes = {"subjects": 1, "recordings": 1, "minutes": 2.5, "channels": 6, "rate": 128.0, "seed": 1}
         other = write_planted_bids(tmp_path / "new", **sizes)
         (tmp_path / "out" / "events").mkdir(parents=True)
-        (tmp_path / "out" / "events" / "gone_events.tsv").touch()  # of an earlier call
+        for name in ("gone_events.tsv", "gone_annotations.edf", "mine_events.tsv"):  # two of an earlier call
+            (tmp_path / "out" / "events" / name).touch()
         assert here("predict", "--run", tested, "--raw", other.root, "--out", tmp_path / "out", "--workers", "1") == 0
-        assert not (tmp_path / "out" / "events" / "gone_events.tsv").exists()
+        kept = {path.name for path in (tmp_path / "out" / "events").iterdir()}
+        assert "mine_events.tsv" in kept and not {"gone_events.tsv", "gone_annotations.edf"} & kept
         table = pl.read_parquet(tmp_path / "out" / "predictions.parquet")
         assert "label" not in table.columns
         assert len(table) == 150
