@@ -9,9 +9,9 @@ from typing import Any
 
 from data_prep.common.errors import ConfigError, DatasetNotFoundError
 from data_prep.common.rejects import Reject, excerpt
+from data_prep.common.tables import read_table
 from data_prep.medical.xray.find import FileIndex, find_images, name_key, unique_names
 from data_prep.medical.xray.records import Asked, Item, Listing, normalise_id, normalise_split, normalise_view
-from data_prep.medical.xray.table import read_table
 
 COLUMNS = ("image", "label", "patient", "source", "view", "split", "mask")
 

@@ -15,9 +15,9 @@ from typing import Any
 from data_prep.common.errors import ConfigError, CorruptRecordError, DatasetNotFoundError
 from data_prep.common.files import translate_os_errors
 from data_prep.common.rejects import Reject, excerpt
+from data_prep.common.tables import read_table
 from data_prep.medical.xray.find import FileIndex, find_images, find_named
 from data_prep.medical.xray.records import Asked, Item, Listing
-from data_prep.medical.xray.table import read_table
 
 LABELS, DETAILS = "stage_2_train_labels.csv", "stage_2_detailed_class_info.csv"
 FOLDER = "stage_2_train_images"

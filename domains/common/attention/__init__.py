@@ -5,6 +5,7 @@ from domains.common.attention.core import attend, causal_mask, key_padding_mask,
 from domains.common.attention.deformable import MultiScaleDeformableAttention
 from domains.common.attention.field import FieldAttention
 from domains.common.attention.gated_pooling import GatedAttentionPooling
+from domains.common.attention.global_local import GlobalLocalCrossAttention, gather_tokens, select_tokens
 from domains.common.attention.group_self_attention import GroupSelfAttention
 from domains.common.attention.injection import InjectionGate, InjectionHead
 from domains.common.attention.learned_query import HeadProjection, LearnedQueryPooling
@@ -12,7 +13,9 @@ from domains.common.attention.multi_branch import BranchLinear, InstanceMasking,
 from domains.common.attention.multi_query import LQueryAttention, LQueryBlock, MultiQueryAttention
 from domains.common.attention.multihead import MultiHeadAttention, merge_heads, split_heads
 from domains.common.attention.mvpa import MultiVariateParallelAttention
+from domains.common.attention.pairwise import PairwiseCrossAttention
 from domains.common.attention.recorder import Recordable, record
+from domains.common.attention.rollout import attention_map, rollout_matrix, rollout_row
 from domains.common.attention.window import ShiftedWindowAttention
 
 __all__ = [
@@ -31,6 +34,8 @@ __all__ = [
     "MultiScaleDeformableAttention",
     "GroupSelfAttention",
     "ShiftedWindowAttention",
+    "PairwiseCrossAttention",
+    "GlobalLocalCrossAttention",
     "InjectionGate",
     "InjectionHead",
     "GatedAttentionPooling",
@@ -41,6 +46,11 @@ __all__ = [
     "InstanceMasking",
     "MaskReading",
     "diversity_loss",
+    "rollout_row",
+    "rollout_matrix",
+    "attention_map",
+    "select_tokens",
+    "gather_tokens",
     "causal_mask",
     "key_padding_mask",
     "merge_heads",

@@ -1,0 +1,1 @@
+"""Fine-grained classes and re-identification: raw pictures -> prepared directories of "classes" or "identities"."""

@@ -1,0 +1,1 @@
+"""Fine-grained classification and object re-identification: DCAL on any plain vision transformer."""
