@@ -60,6 +60,7 @@ def build(domain: Domain, verb: str, options: Sequence[str], *, run: bool = True
 
     VerbCLI.domain, VerbCLI.verb, VerbCLI.stored, VerbCLI.runs = domain, verb, stored, run
     VerbCLI.links = (*domain.links, *system.links)
+    VerbCLI.mode = system.mode or domain.mode
     VerbCLI.model_type = load(system.module)
     return VerbCLI(
         load(system.module),
@@ -109,6 +110,7 @@ class HeptadCLI(LightningCLI):
     stored: dict[str, Any]
     runs: bool
     links: tuple[tuple[str, str], ...]
+    mode: str
     model_type: type[HeptadModule]
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -119,7 +121,7 @@ class HeptadCLI(LightningCLI):
         parser.add_argument("--run", type=str, default=f"runs/{domain.name}", help="folder of everything written")
         parser.add_argument("--init_from", type=str | None, default=None, help="start from these weights alone")
         parser.add_argument("--monitor", type=str, default=monitor, help="metric that chooses best.ckpt")
-        parser.add_argument("--mode", type=Literal["min", "max"], default=domain.mode, help="best is lowest or highest")
+        parser.add_argument("--mode", type=Literal["min", "max"], default=self.mode, help="best is lowest or highest")
         chooses = "epoch that is kept: the best by --monitor, or the last, where no data are left to choose by"
         parser.add_argument("--select", type=Literal["best", "last"], default="best", help=chooses)
         parser.add_argument("--patience", type=int | None, default=None, help="stop after so many worse validations")

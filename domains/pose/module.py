@@ -19,7 +19,7 @@ from domains.common.intervals import Estimate
 from domains.common.loader import Batch
 from domains.common.module import HeptadModule
 from domains.common.schedules import training_steps
-from domains.pose.data2d import persons
+from domains.pose.data import persons
 from domains.pose.evaluation2d import (
     NEAR,
     PCK,
