@@ -35,6 +35,8 @@ from domains.common.writing import write_whole
 
 # what test, explain and predict leave in a run
 RESULTS = ("metrics.json", "report.html", "predictions.parquet", "explain.html", "predict")
+# arguments that every function behind `predict --raw` may have; those that only a domain's has are options, too
+APPLIED = ("preparation", "raw", "out", "workers", "executor", "max_rejects", "progress", "anonymise")
 
 
 def main(domain: Domain, command: str, options: Sequence[str]) -> None:
@@ -136,6 +138,7 @@ class HeptadCLI(LightningCLI):
             if "anonymise" in inspect.signature(load(domain.apply)).parameters:
                 secret = "file with the secret of a preparation with pseudonyms"
                 parser.add_argument("--anonymise", type=str | None, default=None, help=secret)
+            parser.add_function_arguments(load(domain.apply), as_group=False, skip=set(APPLIED))
         # our loaders slice by process themselves; the summary's only news is said by before_fit
         parser.set_defaults({"trainer.use_distributed_sampler": False, "trainer.enable_model_summary": False})
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
@@ -189,6 +192,8 @@ class HeptadCLI(LightningCLI):
         options = {"max_rejects": config.max_rejects, "workers": config.workers}
         if config.get("anonymise"):
             options["anonymise"] = Path(config.anonymise)
+        own = [name for name in inspect.signature(load(self.domain.apply)).parameters if name not in APPLIED]
+        options |= {name: config[name] for name in own}
         load(self.domain.apply)(Path(config.data.root), raw, encoded, **options)
 
     def _training_callbacks(self, config: Any) -> list[Callback]:

@@ -30,8 +30,10 @@ DOMAIN = Domain(
     monitor="val/AP",
     mode="max",
     prepare={**dict.fromkeys(_PEOPLE_OPTIONS, _PEOPLE), **dict.fromkeys(_SEQUENCE_OPTIONS, _SEQUENCES)},
+    apply="data_prep.pose.apply:apply",
     figures="domains.pose.report:figures",
     tables="domains.pose.report:tables",
+    explain="domains.pose.explain:explain",
     importers={"official": "domains.pose.weights:import_official"},
     foreign_options=_foreign(_PEOPLE_OPTIONS) | _foreign(_SEQUENCE_OPTIONS),
 )

@@ -94,7 +94,9 @@ class SequenceData(HeptadData):
                 "keypoints before they are prepared"
             )
         filled = (name for name, entry in card["splits"].items() if entry["rows"])
-        return ClipStore(self.predict_root, card, next(filled, "test"), self.keypoints)
+        # keypoints to be lifted, without poses, are of one kind
+        keypoints = self.keypoints if card.get("poses", True) else PREPARED
+        return ClipStore(self.predict_root, card, next(filled, "test"), keypoints)
 
     def store(self, split: str) -> WindowStore | ClipStore:
         """Windows to train on, or the clips of another split."""

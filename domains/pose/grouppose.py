@@ -306,7 +306,7 @@ class GroupPose(nn.Module):
         Shape:
             projected (B, D, H_l, W_l), masks (B, H_l, W_l) bool.
         """
-        sizes = [(int(x.shape[2]), int(x.shape[3])) for x in projected]
+        sizes = [(x.shape[2], x.shape[3]) for x in projected]  # free in an exported program
         extent = torch.tensor([(w, h) for h, w in sizes], dtype=torch.float32, device=masks[0].device)
         ratios = torch.stack([real_sizes(mask) for mask in masks], 1) / extent
         position = torch.cat(

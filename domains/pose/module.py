@@ -33,11 +33,13 @@ from domains.pose.evaluation2d import (
 )
 from domains.pose.grouppose import GroupPose
 from domains.pose.grouppose_criterion import GroupPoseCriterion, NonFinitePredictionError
-from domains.pose.grouppose_post import SELECT, detections
+from domains.pose.grouppose_post import SELECT, PersonDetector, detections
 from domains.pose.keypoint_ap import Protocol, evaluate
 from domains.pose.people import PeopleStore
+from domains.pose.people_outputs import TIMED, Keypoints, write_people
 from domains.pose.weights import start_from
 
+FIRST_STRIDE = 8  # of a backbone's maps; the small one begins at 4
 LOGGED = ("loss_ce", "loss_keypoints", "loss_oks", "class_error")
 
 
@@ -61,6 +63,8 @@ class GroupPoseModule(HeptadModule):
             (torchvision), Swin, Group Pose, or another program with names like Deformable DETR's; what does not fit
             starts at random.
         select: pairs of instance and class of an image that are kept, best first.
+        shown: score from which `predict` draws a person, and follows it over the frames of a video.
+        pictures: images that `predict` draws at most, besides videos; 0: it draws nothing.
         lr: learning rate.
         backbone_lr: that of the backbone.
         weight_decay: of all parameters.
@@ -101,6 +105,8 @@ class GroupPoseModule(HeptadModule):
         protocol: Protocol = "coco",
         pretrained: str | None = None,
         select: int = SELECT,
+        shown: float = 0.3,
+        pictures: int = 20,
         lr: float = 1e-4,
         backbone_lr: float = 1e-5,
         weight_decay: float = 1e-4,
@@ -135,7 +141,10 @@ class GroupPoseModule(HeptadModule):
             raise ConfigError("model.drop and model.select must be at least 1, model.warmup at least 0")
         if len(sigmas) != n_keypoints or not all(sigma > 0 for sigma in sigmas):
             raise ConfigError(f"model.sigmas: give {n_keypoints} numbers above 0, one for each keypoint")
+        if not 0 <= shown <= 1 or pictures < 0:
+            raise ConfigError("model.shown must be from 0 to 1, model.pictures at least 0")
         self.sigmas, self.protocol_name, self.pretrained, self.select = list(sigmas), protocol, pretrained, select
+        self.shown, self.pictures = shown, pictures
         self.lr, self.backbone_lr, self.weight_decay, self.drop, self.warmup = (
             lr,
             backbone_lr,
@@ -289,7 +298,8 @@ class GroupPoseModule(HeptadModule):
         """One row for each detection, best first in each image; of a test also one for each annotated person."""
         if self.trainer.testing:
             return self._annotated(predictions, "test")
-        facts = self._store("predict").frame.select("row", "image_id", "file", "width", "height")
+        frame = self._store("predict").frame
+        facts = frame.select("row", "image_id", "file", "width", "height", *(n for n in TIMED if n in frame.columns))
         return with_facts(detected_persons(predictions), facts)
 
     def _store(self, split: str) -> PeopleStore:
@@ -312,8 +322,10 @@ class GroupPoseModule(HeptadModule):
         return evaluate_table(predictions, self.sigmas, self.protocol_name, replicates=replicates, seed=seed)
 
     def write_beside(self, predictions: pl.DataFrame, directory: Path) -> None:
-        """Write the detections as a results file of COCO."""
+        """Write the detections as a results file of COCO, tracks of videos, and pictures; see `write_people`."""
         write_results(predictions, directory)
+        store, known = self._store("predict"), Keypoints.of(self.trainer.datamodule.card)  # type: ignore[attr-defined]
+        write_people(predictions, store, known, directory, shown=self.shown, pictures=self.pictures)
 
     def protocol(self, data: Any) -> str:
         """Say how the metrics are measured."""
@@ -329,15 +341,31 @@ class GroupPoseModule(HeptadModule):
         )
 
     def example_inputs(self, rows: int = 2, length: int = 3) -> tuple[Tensor, ...]:
-        """Images with enough tokens for all queries."""
-        side = 64
-        while (side // 32) ** 2 * 21 < self.net.queries:  # maps at strides 8, 16 and 32
-            side += 32
-        return (torch.randn(rows, 3, side, side + 32 * (length % 2)),)
+        """Images of any size with enough tokens for all queries, and their padding, which the last one has."""
+        side = self._least_side()
+        height, width = side + length, side + 7 * length
+        images, padding = torch.randn(rows, 3, height, width), torch.zeros(rows, height, width, dtype=torch.bool)
+        padding[-1, height - length :], padding[-1, :, width - 5 * length :] = True, True
+        return images.masked_fill(padding[:, None], 0.0), padding
 
     def free_axes(self) -> tuple[dict[int, str], ...]:
-        """The images of a batch."""
-        return ({0: "images"},)
+        """The images of a batch, and their size."""
+        return ({0: "images", 2: "height", 3: "width"}, {0: "images", 1: "height", 2: "width"})
+
+    def least_sizes(self) -> dict[str, int]:
+        """As many pixels as all queries need."""
+        return dict.fromkeys(("height", "width"), self._least_side())
+
+    def _least_side(self) -> int:
+        """Pixels of a side with two places on the last level, and enough tokens on the first three, for all queries."""
+        side = (FIRST_STRIDE << (int(self.net.arguments["levels"]) - 1)) + 1
+        while (side // 32) ** 2 * 21 < self.net.queries:
+            side += 32
+        return side
+
+    def exportable(self) -> PersonDetector:
+        """Scores and keypoints of all instances, with the plain form of deformable attention."""
+        return PersonDetector(self.net)
 
 
 def _name(batch: Batch, image: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import Any
 
 import polars as pl
@@ -19,6 +20,7 @@ from domains.common.module import HeptadModule
 from domains.pose.convformer import Activation, ConvFormer
 from domains.pose.evaluation3d import PREDICTED, TARGET, evaluate_poses, evaluate_scores, known_runs, score_all
 from domains.pose.layouts import find_layout
+from domains.pose.lift_outputs import write_lifted
 from domains.pose.lifting import lift
 from domains.pose.metrics3d import METRICS, Clip, joint_distances, mpjpe, p_mpjpe
 from domains.pose.sequences import PREPARED
@@ -55,6 +57,7 @@ class LiftModule(HeptadModule):
         weight_decay: decoupled (AdamW); 0, as published, is Adam.
         amsgrad: never divide by less than the largest second moment, as VideoPose3D does.
         flip_test: a prediction is the mean with that of the mirrored clip, as published.
+        animations: clips that `predict` shows as moving pictures at most, the longest first.
         seed: of dropout.
 
     Raises:
@@ -88,11 +91,14 @@ class LiftModule(HeptadModule):
         weight_decay: float = 0.0,
         amsgrad: bool = True,
         flip_test: bool = True,
+        animations: int = 1,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.hparams["kernels"] = list(kernels)  # tuples are no plain values
+        if animations < 0:
+            raise ConfigError(f"model.animations is {animations}; give 0 or more")
         if lr <= 0 or weight_decay < 0 or not 0 < lr_decay <= 1:
             raise ConfigError("model.lr must be above 0, weight_decay at least 0, and lr_decay above 0 and at most 1")
         self.layout = find_layout(layout)
@@ -101,7 +107,7 @@ class LiftModule(HeptadModule):
                 f"model.joints is {joints}, layout {layout} has {len(self.layout.joints)}; give its number"
             )
         self.lr, self.lr_decay, self.weight_decay, self.amsgrad = lr, lr_decay, weight_decay, amsgrad
-        self.flip_test, self.seed = flip_test, seed
+        self.flip_test, self.animations, self.seed = flip_test, animations, seed
         self.net = ConvFormer(
             frames,
             joints,
@@ -234,6 +240,11 @@ class LiftModule(HeptadModule):
     def evaluate(self, predictions: pl.DataFrame, *, replicates: int, seed: int) -> dict[str, Estimate]:
         """See `evaluate_poses`."""
         return evaluate_poses(predictions, replicates=replicates, seed=seed)
+
+    def write_beside(self, predictions: pl.DataFrame, directory: pathlib.Path) -> None:
+        """Write a table of joints, a sheet of poses and moving pictures; see `write_lifted`."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        write_lifted(predictions, data.clips("predict"), self.layout, directory, animations=self.animations)
 
     def protocol(self, data: Any) -> str:
         """Say how the metrics are measured."""
