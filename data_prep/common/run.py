@@ -1,8 +1,10 @@
 """One preparation in one output directory, whatever the domain: owned, resumable, published whole.
 
-    with open_run(out, fingerprint, settings, PAYLOAD) as run:
+    def prepare(run):
         done = run.stage("digest", tasks)
         return run.publish({"train/part-00000.parquet": done[0].folder / "rows.parquet"}, manifest)
+
+    return run_once(out, fingerprint, settings, PAYLOAD, prepare)
 
 `fingerprint` is everything that determines the result: work left by another fingerprint is thrown away. `PAYLOAD` are
 the names of the files and folders that the domain publishes beside `dataset.json`.
@@ -12,13 +14,13 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_prep.common.anonymise import file_name
-from data_prep.common.errors import BusyError, ConfigError
+from data_prep.common.errors import BusyError, ConfigError, PrepError
 from data_prep.common.executors import Executor, open_executor
 from data_prep.common.files import (
     canonical_json,
@@ -54,6 +56,29 @@ class Settings:
     shard: Shard | None = None
     progress: bool = True
     eager: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        executor: str,
+        workers: int | None,
+        shard: str | None,
+        patience: float,
+        progress: bool,
+        files: Sequence[Path],
+    ) -> Settings:
+        """Settings of the options that every preparation has.
+
+        Args:
+            executor: name, see `open_executor`.
+            workers: processes or jobs; all cores by default.
+            shard: INDEX/COUNT, the share of this process, if any.
+            patience: seconds a shard waits for the others at the end of a stage.
+            progress: show bars.
+            files: raw files; large ones start worker processes at once.
+        """
+        share = Shard.parse(shard, patience) if shard else None
+        return cls(executor, workers, share, progress, eager=is_large(files))
 
 
 @dataclass(frozen=True)
@@ -137,6 +162,35 @@ def open_run(out: Path, fingerprint: dict[str, Any], settings: Settings, payload
             yield Run(out, scratch, opened, settings.shard, settings.progress, names)
 
 
+def run_once(
+    out: Path,
+    fingerprint: dict[str, Any],
+    settings: Settings,
+    payload: Collection[str],
+    prepare: Callable[[Run], dict[str, Any]],
+) -> dict[str, Any]:
+    """`open_run` with what is done in it; a shard that comes too late takes what another has published.
+
+    Args:
+        out: output directory.
+        fingerprint: everything that determines the result.
+        settings: how to run.
+        payload: names of the files and folders to be published.
+        prepare: does the work and publishes it.
+
+    Returns:
+        The content of `dataset.json`.
+    """
+    try:
+        with open_run(out, fingerprint, settings, payload) as run:
+            return prepare(run)
+    except (PrepError, OSError):
+        # Another shard may have finished, and removed the scratch folder, while this one looked at it.
+        if settings.shard is not None and (out / NAME).exists():
+            return read_manifest(out)
+        raise
+
+
 def _remove_stale(out: Path, names: frozenset[str]) -> None:
     """Remove what a process left that was killed while it wrote; only for who owns the directory alone."""
     with translate_os_errors(out):
@@ -168,7 +222,10 @@ def identify(sources: Iterable[Path], *tools: Any, key: bytes | None = None) -> 
         tools: versions and constants that the result depends on, besides heptad's own version.
         key: of pseudonyms; with it, files are not named.
     """
-    stats = [(path, path.stat()) for path in sources]
+    stats = []
+    for path in sources:
+        with translate_os_errors(path):
+            stats.append((path, path.stat()))
     return {
         "sources": [[file_name(key, path), stat.st_size, stat.st_mtime_ns] for path, stat in stats],
         "tools": [tool_version(), *tools],

@@ -29,11 +29,11 @@ from typing import Any, Literal
 
 import polars as pl
 
-from data_prep.common.errors import ConfigError, LabelError, LeakError, PrepError
+from data_prep.common.errors import ConfigError, LabelError, LeakError
 from data_prep.common.files import canonical_json, sha256_file
-from data_prep.common.manifest import NAME, read_manifest, tool_version
-from data_prep.common.mapping import Done, Shard, Task
-from data_prep.common.run import Run, Settings, find_finished, identify, is_large, open_run
+from data_prep.common.manifest import tool_version
+from data_prep.common.mapping import Done, Task
+from data_prep.common.run import Run, Settings, find_finished, identify, run_once
 from data_prep.common.splits import check_ratios
 from data_prep.ctr.chunks import CHUNK_BYTES, CHUNK_ROWS
 from data_prep.ctr.datasets import DATASETS, GENERIC
@@ -159,17 +159,9 @@ def prepare(
     if finished is not None:
         return finished
     fingerprint = {"command": command, "schema": described.to_dict(), **identify(sources, *TOOLS)}
-    share = Shard.parse(shard, shard_patience) if shard else None
     job = Job(dataset, described, rule, count_all=vocabulary_scope == "all")
-    settings = Settings(executor, workers, share, progress, eager=is_large(sources))
-    try:
-        with open_run(out, fingerprint, settings, PAYLOAD) as run:
-            return _prepare(run, job, request)
-    except (PrepError, OSError):
-        # Another shard may have finished, and removed the scratch folder, while this one looked at it.
-        if share is not None and (out / NAME).exists():
-            return read_manifest(out)
-        raise
+    settings = Settings.of(executor, workers, shard, shard_patience, progress, sources)
+    return run_once(out, fingerprint, settings, PAYLOAD, lambda run: _prepare(run, job, request))
 
 
 def _find_finished(out: Path, schema: Schema, request: Request) -> dict[str, Any] | None:

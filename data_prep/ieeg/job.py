@@ -19,10 +19,10 @@ from data_prep.common.anonymise import file_name, pseudonym, read_key
 from data_prep.common.errors import ConfigError, PrepError
 from data_prep.common.files import translate_os_errors, write_atomic
 from data_prep.common.manifest import NAME, read_manifest, tool_version
-from data_prep.common.mapping import Shard, Task
+from data_prep.common.mapping import Task
 from data_prep.common.raw import check_raw
 from data_prep.common.rejects import Reject, check_rejects, to_frame
-from data_prep.common.run import Run, Settings, describe_source, identify, is_large, open_run
+from data_prep.common.run import Run, Settings, describe_source, identify, open_run, run_once
 from data_prep.common.splits import SPLITS
 from data_prep.ieeg.card import Prepared, channel_table, event_table, signal_files, to_parquet, write_index
 from data_prep.ieeg.decide import Decided, Processing, decide, rename
@@ -109,21 +109,12 @@ def run_preparation(
         listing = replace(listing, lists=(*listing.lists, options.split.table))
     command = options.command(key)
     files = files_of(listing)
-    share = Shard.parse(shard, shard_patience) if shard else None
-    settings = Settings(executor, workers, share, progress, eager=is_large(files))
+    settings = Settings.of(executor, workers, shard, shard_patience, progress, files)
     finished = find_prepared(out, command, listing, options.processing, settings, key)
     if finished is not None:
         return finished
-    try:
-        with translate_os_errors(raw[0]):
-            identity = identify(files, *TOOLS, key=key)
-        with open_run(out, {"command": command, **identity}, settings, PAYLOAD) as run:
-            return _prepare(run, listing, options, key, raw[0])
-    except (PrepError, OSError):
-        # Another shard may have finished, and removed the scratch folder, while this one looked at it.
-        if share is not None and (out / NAME).exists():
-            return read_manifest(out)
-        raise
+    fingerprint = {"command": command, **identify(files, *TOOLS, key=key)}
+    return run_once(out, fingerprint, settings, PAYLOAD, lambda run: _prepare(run, listing, options, key, raw[0]))
 
 
 def read_listing(dataset: str, raw: Sequence[Path], asked: Asked, key: bytes | None, reviewed: bool = False) -> Listing:

@@ -37,7 +37,10 @@ def split_line(line: bytes, separator: str, quote: str = '"') -> list[str]:
     text = line.decode("utf-8", "replace").rstrip("\r\n")
     if not quote or quote not in text:
         return text.split(separator)
-    return next(csv.reader([text.replace(separator, _single(separator))], delimiter=_single(separator)), [])
+    try:
+        return next(csv.reader([text.replace(separator, _single(separator))], delimiter=_single(separator)), [])
+    except csv.Error:  # damaged: a carriage return inside, or a field of more than csv takes
+        return text.split(separator)
 
 
 def header_names(path: Path, head: bytes, separator: str) -> list[str]:

@@ -28,9 +28,9 @@ import polars as pl
 
 from data_prep.common.errors import ConfigError, PrepError
 from data_prep.common.files import sha256_file
-from data_prep.common.manifest import NAME, read_manifest, tool_version
-from data_prep.common.mapping import Shard, Task
-from data_prep.common.run import Run, Settings, find_finished, identify, is_large, open_run
+from data_prep.common.manifest import tool_version
+from data_prep.common.mapping import Task
+from data_prep.common.run import Run, Settings, find_finished, identify, run_once
 from data_prep.common.splits import check_ratios
 from data_prep.seqrec.core import find_core
 from data_prep.seqrec.datasets import DATASETS, Asked
@@ -162,16 +162,9 @@ def prepare(
         return finished
     if progress:
         say_units(sources)
-    share = Shard.parse(shard, shard_patience) if shard else None
-    settings = Settings(executor, workers, share, progress, eager=is_large(files))
-    try:
-        with open_run(out, {"command": command, **identify(files, *TOOLS)}, settings, PAYLOAD) as run:
-            return _prepare(run, request)
-    except (PrepError, OSError):
-        # Another shard may have finished, and removed the scratch folder, while this one looked at it.
-        if share is not None and (out / NAME).exists():
-            return read_manifest(out)
-        raise
+    settings = Settings.of(executor, workers, shard, shard_patience, progress, files)
+    fingerprint = {"command": command, **identify(files, *TOOLS)}
+    return run_once(out, fingerprint, settings, PAYLOAD, lambda run: _prepare(run, request))
 
 
 def _prepare(run: Run, request: Request) -> dict[str, Any]:

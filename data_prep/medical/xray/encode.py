@@ -15,9 +15,9 @@ import polars as pl
 
 from data_prep.common.errors import CorruptRecordError
 from data_prep.common.files import sha256_file, translate_os_errors
+from data_prep.common.fingerprints import SIDE, perceptual_hash, thumbnail
 from data_prep.medical.xray.errors import ConstantImageError, NotAnImageError
 from data_prep.medical.xray.find import is_dicom
-from data_prep.medical.xray.fingerprints import SIDE, perceptual_hash, thumbnail
 from data_prep.medical.xray.images import encode_png, read_image, read_mask, resize, resize_mask
 from data_prep.medical.xray.pixels import U8, Radiograph
 from data_prep.medical.xray.records import Box

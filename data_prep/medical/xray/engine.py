@@ -17,12 +17,12 @@ import polars as pl
 from data_prep.common.anonymise import pseudonym
 from data_prep.common.errors import ConfigError
 from data_prep.common.files import sha256_file, translate_os_errors
+from data_prep.common.fingerprints import CORRELATION, DISTANCE, I64
 from data_prep.common.manifest import NAME, read_manifest
 from data_prep.common.mapping import Done, Task
 from data_prep.common.rejects import EXCERPT, Reject
 from data_prep.common.run import Run, describe_source
 from data_prep.medical.xray.encode import BLOCK_FILES, BLOCK_ROWS, Rules, Shot, encode_block, image_name
-from data_prep.medical.xray.fingerprints import CORRELATION, DISTANCE, I64
 from data_prep.medical.xray.medmnist import unpack_array
 from data_prep.medical.xray.pixels import U8
 from data_prep.medical.xray.records import Item, Listing, normalise_id, patient_key

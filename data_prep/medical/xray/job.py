@@ -11,16 +11,15 @@ import polars as pl
 
 from data_prep.common.anonymise import pseudonym, read_key
 from data_prep.common.errors import ConfigError, LeakError, PrepError
-from data_prep.common.files import translate_os_errors, write_atomic
-from data_prep.common.manifest import NAME, read_manifest, tool_version
-from data_prep.common.mapping import Shard
+from data_prep.common.files import write_atomic
+from data_prep.common.image_duplicates import RULES, Duplicates, find_duplicates
+from data_prep.common.manifest import tool_version
 from data_prep.common.raw import check_raw
 from data_prep.common.rejects import check_rejects, to_frame
-from data_prep.common.run import Run, Settings, describe_source, identify, is_large, open_run
+from data_prep.common.run import Run, Settings, describe_source, identify, run_once
 from data_prep.common.splits import SPLITS
 from data_prep.medical.xray import covidx, folder, medmnist, ricord, rsna
 from data_prep.medical.xray.card import cross_tables, number_images, to_parquet, write_index
-from data_prep.medical.xray.duplicates import RULES, Duplicates, find_duplicates
 from data_prep.medical.xray.encode import Rules
 from data_prep.medical.xray.engine import (
     PAYLOAD,
@@ -161,18 +160,11 @@ def run_preparation(
     if finished is not None:
         return finished
     files = [*listing.lists, *files_of(listing.items)]
-    share = Shard.parse(shard, shard_patience) if shard else None
-    settings = Settings(executor, workers, share, progress, eager=is_large(files))
-    try:
-        with translate_os_errors(raw[0]):
-            identity = identify(files, *TOOLS)
-        with open_run(out, {"command": command, **identity}, settings, PAYLOAD) as run:
-            return _prepare(run, listing, rules, options, key, raw[0])
-    except (PrepError, OSError):
-        # Another shard may have finished, and removed the scratch folder, while this one looked at it.
-        if share is not None and (out / NAME).exists():
-            return read_manifest(out)
-        raise
+    settings = Settings.of(executor, workers, shard, shard_patience, progress, files)
+    fingerprint = {"command": command, **identify(files, *TOOLS)}
+    return run_once(
+        out, fingerprint, settings, PAYLOAD, lambda run: _prepare(run, listing, rules, options, key, raw[0])
+    )
 
 
 def _choose(listing: Listing, options: Options, rules: Rules, where: str) -> Listing:

@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 
 from data_prep.common.errors import ConfigError, PrepError
+from data_prep.common.image_duplicates import BORDERS, Border
 from data_prep.common.splits import SPLITS, assign_stratified, check_ratios, refuse_shared
-from data_prep.medical.xray.duplicates import BORDERS, Border
 
 RATIOS = (0.8, 0.1, 0.1)
 VALID_SHARE = 0.1

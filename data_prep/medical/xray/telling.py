@@ -9,9 +9,9 @@ from typing import Any
 import polars as pl
 
 from data_prep.common.errors import LabelError
+from data_prep.common.image_duplicates import Duplicates, tell
 from data_prep.common.splits import SPLITS
 from data_prep.medical.xray.card import confounding
-from data_prep.medical.xray.duplicates import Duplicates, tell
 from data_prep.medical.xray.engine import say
 from data_prep.medical.xray.luts import EIGHT_BITS, NOT_APPLIED
 from data_prep.medical.xray.records import Listing

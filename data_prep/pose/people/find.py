@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from data_prep.common.errors import ConfigError, DatasetNotFoundError
+from data_prep.common.images import SUFFIXES
 from data_prep.common.splits import SPLITS
-from data_prep.pose.people.images import SUFFIXES
 
 _COCO = re.compile(r"person_keypoints_(train|val)([0-9]*)\.json(\.gz)?")
 _CROWDPOSE = re.compile(r"crowdpose_(train|val|trainval|test)\.json(\.gz)?")

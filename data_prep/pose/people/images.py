@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from data_prep.common.errors import CorruptRecordError
 from data_prep.common.files import translate_os_errors
+from data_prep.common.images import ORIENTATION, PLAIN, encode_png, opened, read_bytes, to_rgb
 
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif"})
 BLOCK = 256  # images per task
-MAX_BYTES, MAX_PIXELS = 1 << 30, 1 << 28
-ORIENTATION = 0x0112  # EXIF tag
 _TURNED = (5, 6, 7, 8)  # orientations that exchange width and height
-_PLAIN = ("RGB", "L")
-_DEEP = 65535
 FACTS: dict[str, pl.DataType | type[pl.DataType]] = {
     "index": pl.UInt64,
     "reason": pl.String,  # empty: the image can be used
@@ -81,7 +73,6 @@ def look_at_block(shots: Sequence[Shot], rules: ImageRules, folder: Path) -> dic
     Raises:
         DatasetNotFoundError: a file vanished.
     """
-    Image.init()  # else only the commonest formats are known
     facts = []
     blank = {"reason": "", "remarks": [], "width": 0, "height": 0, "grey": False, "stored": "", "digest": b""}
     for shot in shots:
@@ -99,49 +90,19 @@ def look_at_block(shots: Sequence[Shot], rules: ImageRules, folder: Path) -> dic
 
 def _look_at(shot: Shot, rules: ImageRules, folder: Path) -> dict[str, Any]:
     path = Path(shot.path)
-    data = _read(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damaged metadata, and of large images (checked here)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                return _describe(image, data, shot, rules, folder)
-    except CorruptRecordError:
-        raise
-    except UnidentifiedImageError:
-        raise CorruptRecordError(path, "byte 0", "the file is no image, or a damaged one") from None
-    except Image.DecompressionBombError:
-        raise CorruptRecordError(path, "header", "the image has more pixels than any camera") from None
-    except (OSError, EOFError, SyntaxError) as error:
-        cut = isinstance(error, EOFError) or "runcated" in str(error)
-        reason = "the file ends inside the image" if cut else f"the image cannot be decoded ({error})"
-        raise CorruptRecordError(path, "pixels", reason) from None
-    except Exception as error:  # a damaged header can break a decoder anywhere
-        raise CorruptRecordError(path, "header", f"the image is damaged ({type(error).__name__})") from None
-
-
-def _read(path: Path) -> bytes:
-    with translate_os_errors(path):
-        size = path.stat().st_size
-        if not size:
-            raise CorruptRecordError(path, "byte 0", "the image file is empty (0 bytes)")
-        if size > MAX_BYTES:
-            raise CorruptRecordError(path, "file", f"the image file has {size:,} bytes")
-        return path.read_bytes()
+    data = read_bytes(path)
+    with opened(path, data) as image:
+        return _describe(image, data, shot, rules, folder)
 
 
 def _describe(image: Image.Image, data: bytes, shot: Shot, rules: ImageRules, folder: Path) -> dict[str, Any]:
-    if image.width * image.height > MAX_PIXELS:
-        raise CorruptRecordError(shot.path, "header", "the image has more pixels than any camera")
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # a camera's JPEG with its own thumbnails behind it
-        raise CorruptRecordError(shot.path, "file", f"the image has {frames} frames or pages: one is needed")
     turn, remarks = _decide_turn(image, shot, rules)
     mode = image.mode
     result: dict[str, Any] = {"grey": mode == "L"}
-    if turn or mode not in _PLAIN:
+    if turn or mode not in PLAIN:
         plain = to_rgb(ImageOps.exif_transpose(image) if turn else image)
-        remarks += [f"stored as {mode}: written anew as 8-bit RGB"] * (mode not in _PLAIN)
-        result |= {"stored": _write(folder, image_name(shot.index), _png(plain))}
+        remarks += [f"stored as {mode}: written anew as 8-bit RGB"] * (mode not in PLAIN)
+        result |= {"stored": _write(folder, image_name(shot.index), encode_png(plain))}
     else:
         plain = image
         if rules.pixels:
@@ -171,29 +132,6 @@ def _decide_turn(image: Image.Image, shot: Shot, rules: ImageRules) -> tuple[boo
     return False, [
         f"EXIF orientation {orientation} is ignored: the size does not tell what the annotations are for; see --exif"
     ]
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB of an image of any kind: 16 bits become 8, and what is transparent lies over black."""
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.nan_to_num(np.asarray(image).astype(np.float64))
-        top = float(values.max(initial=0.0))
-        # the full range of 16 bits; images of 10, 12 or 14 bits, and those of 8, would be black on it
-        full = _DEEP if top > _DEEP / 4 else max(top, 255.0)
-        grey = np.clip(values * (255 / max(full, top)), 0, 255).round().astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        layered = image.convert("RGBA")
-        if layered.getchannel("A").getextrema()[1]:  # an image that is transparent everywhere was not meant to be
-            return Image.alpha_composite(Image.new("RGBA", layered.size, (0, 0, 0, 255)), layered).convert("RGB")
-        return layered.convert("RGB")
-    return image.convert("RGB")
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    Image.frombytes("RGB", image.size, image.tobytes()).save(buffer, "PNG", compress_level=3)  # without metadata
-    return buffer.getvalue()
 
 
 def _write(folder: Path, name: str, data: bytes) -> str:

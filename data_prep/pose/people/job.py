@@ -19,10 +19,10 @@ import polars as pl
 from data_prep.common.errors import ConfigError, PrepError
 from data_prep.common.files import translate_os_errors, write_atomic
 from data_prep.common.manifest import NAME, read_manifest, tool_version
-from data_prep.common.mapping import Shard, Task
+from data_prep.common.mapping import Task
 from data_prep.common.raw import check_raw, walk
 from data_prep.common.rejects import Reject, check_rejects, to_frame
-from data_prep.common.run import Run, Settings, describe_source, identify, is_large, open_run
+from data_prep.common.run import Run, Settings, describe_source, identify, run_once
 from data_prep.common.splits import SPLITS
 from data_prep.pose.people.coco_json import find_category, read_head
 from data_prep.pose.people.description import COCO, CROWDPOSE, KeypointSet, complete, read_description, same_names
@@ -153,18 +153,9 @@ def run_preparation(
     if finished is not None:
         return finished
     files = [*lists, *(listing.root / path for path in listing.images.paths())]
-    share = Shard.parse(shard, shard_patience) if shard else None
-    settings = Settings(executor, workers, share, progress, eager=is_large(files))
-    try:
-        with translate_os_errors(raw[0]):
-            identity = identify(files, *TOOLS, str(listing.root))
-        with open_run(out, {"command": options.command(), **identity}, settings, PAYLOAD) as run:
-            return _prepare(run, options, listing, lists)
-    except (PrepError, OSError):
-        # Another shard may have finished, and removed the scratch folder, while this one looked at it.
-        if share is not None and (out / NAME).exists():
-            return read_manifest(out)
-        raise
+    settings = Settings.of(executor, workers, shard, shard_patience, progress, files)
+    fingerprint = {"command": options.command(), **identify(files, *TOOLS, str(listing.root))}
+    return run_once(out, fingerprint, settings, PAYLOAD, lambda run: _prepare(run, options, listing, lists))
 
 
 def _list(options: Options, raw: tuple[Path, ...]) -> Listing:

@@ -14,12 +14,12 @@ import polars as pl
 import safetensors
 
 from data_prep.common.errors import ConfigError, PrepError
-from data_prep.common.files import translate_os_errors, write_atomic
-from data_prep.common.manifest import NAME, read_manifest, tool_version
-from data_prep.common.mapping import Done, Shard, Task
+from data_prep.common.files import write_atomic
+from data_prep.common.manifest import tool_version
+from data_prep.common.mapping import Done, Task
 from data_prep.common.raw import check_raw, walk
 from data_prep.common.rejects import Reject, check_rejects, to_frame
-from data_prep.common.run import Run, Settings, describe_source, find_finished, identify, is_large, open_run
+from data_prep.common.run import Run, Settings, describe_source, find_finished, identify, run_once
 from data_prep.common.splits import SPLITS
 from data_prep.pose.sequences import human36m, humaneva, mpi_inf_3dhp
 from data_prep.pose.sequences.clips import describe_cameras, make_clips
@@ -144,18 +144,9 @@ def run_preparation(
     finished = find_finished(out, {"command": command}, files)
     if finished is not None:
         return finished
-    share = Shard.parse(shard, shard_patience) if shard else None
-    settings = Settings(executor, workers, share, progress, eager=is_large(files))
-    try:
-        with translate_os_errors(raw[0]):
-            identity = identify(files, *TOOLS)
-        with open_run(out, {"command": command, **identity}, settings, PAYLOAD) as run:
-            return _prepare(run, found, options, raw[0])
-    except (PrepError, OSError):
-        # Another shard may have finished, and removed the scratch folder, while this one looked at it.
-        if share is not None and (out / NAME).exists():
-            return read_manifest(out)
-        raise
+    settings = Settings.of(executor, workers, shard, shard_patience, progress, files)
+    fingerprint = {"command": command, **identify(files, *TOOLS)}
+    return run_once(out, fingerprint, settings, PAYLOAD, lambda run: _prepare(run, found, options, raw[0]))
 
 
 def say(lines: Sequence[str], rest: str) -> None:

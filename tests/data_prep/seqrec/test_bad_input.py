@@ -21,6 +21,7 @@ from data_prep.common.errors import (
     WorkerLostError,
 )
 from data_prep.seqrec import delimited, mqsa_ted, stream
+from data_prep.seqrec.delimited import split_line
 from tests.data.seqrec import make
 from tests.data_prep.helpers import tree
 from tests.data_prep.seqrec.helpers import COLUMNS, generic, histories, rejects, run, write_csv
@@ -398,3 +399,8 @@ def test_reject_numbers_of_json_files_with_many_blocks(tmp_path: Path, monkeypat
     card = generic(tmp_path / "log.jsonl", tmp_path / "out", max_rejects=0.1)
     assert [item["record"] for item in rejects(tmp_path / "out")] == [17, 60]
     assert card["counts"]["records"] == 100 and card["n_events"] == 98
+
+
+@pytest.mark.parametrize("line", [b'"user"\r,item', b'"' + b"x" * 200_000 + b'",item'])
+def test_a_damaged_line_is_cut_at_its_separators(line: bytes) -> None:
+    assert split_line(line, ",")[-1] == "item"

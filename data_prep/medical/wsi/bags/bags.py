@@ -20,8 +20,7 @@ import polars as pl
 
 from data_prep.common.errors import ConfigError, ManifestError, PrepError
 from data_prep.common.manifest import NAME, read_manifest
-from data_prep.common.mapping import Shard
-from data_prep.common.run import Run, Settings, describe_source, find_finished, identify, is_large, open_run
+from data_prep.common.run import Run, Settings, describe_source, find_finished, identify, run_once
 from data_prep.medical.wsi.bags.assign import RATIOS, VALID_SHARE, SplitRule, assign_splits
 from data_prep.medical.wsi.bags.index import PAYLOAD, Described, finish_rejects, publish_bags, tell
 from data_prep.medical.wsi.bags.joining import Joined, join_features
@@ -163,16 +162,9 @@ def prepare(
     finished = find_finished(out, {"command": command}, files)
     if finished is not None:
         return finished
-    share = Shard.parse(shard, shard_patience) if shard else None
-    settings = Settings(executor, workers, share, progress, eager=is_large(files))
-    try:
-        with open_run(out, {"command": command, **identify(files, *TOOLS)}, settings, PAYLOAD) as run:
-            return _prepare(run, request, joined, own)
-    except (PrepError, OSError):
-        # Another shard may have finished, and removed the scratch folder, while this one looked at it.
-        if share is not None and (out / NAME).exists():
-            return read_manifest(out)
-        raise
+    settings = Settings.of(executor, workers, shard, shard_patience, progress, files)
+    fingerprint = {"command": command, **identify(files, *TOOLS)}
+    return run_once(out, fingerprint, settings, PAYLOAD, lambda run: _prepare(run, request, joined, own))
 
 
 def _prepare(run: Run, request: Request, joined: Joined, own: list[Path]) -> dict[str, Any]:

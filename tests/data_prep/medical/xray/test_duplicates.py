@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_prep.common.errors import LeakError
-from data_prep.medical.xray.duplicates import find_duplicates
-from data_prep.medical.xray.fingerprints import find_close_hashes, find_near, perceptual_hash, thumbnail
+from data_prep.common.fingerprints import find_close_hashes, find_near, perceptual_hash, thumbnail
+from data_prep.common.image_duplicates import find_duplicates
 from data_prep.medical.xray.planted import write_planted_xrays
 from tests.data.medical.make_xrays import chest, png
 from tests.data_prep.medical.xray.helpers import index, run

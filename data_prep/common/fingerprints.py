@@ -10,8 +10,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.medical.xray.pixels import U8
-
 SIDE = 32  # pixels of a thumbnail
 BITS = 64  # of a hash
 DISTANCE = 8  # bits in which the hashes of near duplicates differ at most
@@ -19,6 +17,7 @@ CORRELATION = 0.985  # of the ranks of their thumbnails' pixels, at least
 _BANDS = DISTANCE + 1  # hashes that differ in DISTANCE bits agree in at least one of so many bands
 _ROWS = 1024  # hashes compared with all of their band at a time
 _PAIRS = 8192  # pairs of thumbnails compared at a time
+U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 

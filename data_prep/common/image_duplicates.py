@@ -12,13 +12,13 @@ import numpy.typing as npt
 import polars as pl
 
 from data_prep.common.errors import LeakError
+from data_prep.common.fingerprints import I64, U8, find_near
 from data_prep.common.splits import SPLITS
-from data_prep.medical.xray.fingerprints import I64, find_near
-from data_prep.medical.xray.pixels import U8
 
 RULES = ("auto", "report", "drop", "refuse")
 Border = tuple[str, str]  # an earlier and a later split
 BORDERS: tuple[Border, ...] = tuple(combinations(SPLITS, 2))
+UNIT = "patient"
 SCHEMA = {
     "group": pl.UInt32,  # images that are duplicates of each other, over several steps too
     "kind": pl.String,  # exact or near
@@ -30,7 +30,7 @@ SCHEMA = {
     "second_split": pl.String,
     "second_label": pl.String,
     "second_dropped": pl.Boolean,
-    "same_patient": pl.Boolean,
+    "same_unit": pl.Boolean,  # named after the unit: same_patient, same_subject, ...
     "distance": pl.UInt8,  # bits of the perceptual hash
     "correlation": pl.Float32,  # of the ranks of the thumbnails' pixels
 }
@@ -51,7 +51,11 @@ class Duplicates(NamedTuple):
 
 
 def find_duplicates(
-    frame: pl.DataFrame, thumbnails: Callable[[I64], U8], rule: str, drawn: Collection[Border]
+    frame: pl.DataFrame,
+    thumbnails: Callable[[I64], U8],
+    rule: str,
+    drawn: Collection[Border],
+    unit: str = UNIT,
 ) -> Duplicates:
     """Find exact and near duplicates, and decide which images are left out.
 
@@ -59,10 +63,11 @@ def find_duplicates(
     is tested stays whole: at borders that were drawn here (`auto`), at all (`drop`), or at none (`report`).
 
     Args:
-        frame: images with the columns name, split, label, patient, digest, hash.
+        frame: images with the columns name, split, label, digest, hash, and one for whom or what they show.
         thumbnails: gives those of some rows.
         rule: one of `RULES`.
         drawn: borders of splits that were not given with the data.
+        unit: name of that column.
 
     Raises:
         LeakError: under the rule `refuse`, one image is in two splits.
@@ -83,7 +88,7 @@ def find_duplicates(
         "distance": np.concatenate([np.zeros(len(exact), np.uint8), near.distance]),
         "correlation": np.concatenate([np.ones(len(exact), np.float32), near.correlation]),
     }
-    table = _table(frame, pairs, component, dropped, values)
+    table = _table(frame, pairs, component, dropped, values, unit)
     across = table.filter(pl.col("first_split") != pl.col("second_split"))
     if rule == "refuse" and len(across):
         one = across.row(0, named=True)
@@ -118,18 +123,23 @@ def _drop(component: I64, split: I64, borders: Collection[Border]) -> npt.NDArra
 
 
 def _table(
-    frame: pl.DataFrame, pairs: I64, component: I64, dropped: npt.NDArray[np.bool_], values: dict[str, Any]
+    frame: pl.DataFrame,
+    pairs: I64,
+    component: I64,
+    dropped: npt.NDArray[np.bool_],
+    values: dict[str, Any],
+    unit: str,
 ) -> pl.DataFrame:
     sides: dict[str, Any] = {}
     for name, rows in (("first", pairs[:, 0]), ("second", pairs[:, 1])):
         part = frame[rows]
         sides |= {name: part["name"], f"{name}_split": part["split"], f"{name}_label": part["label"]}
-        sides |= {f"{name}_dropped": dropped[rows], f"{name}_patient": part["patient"]}
+        sides |= {f"{name}_dropped": dropped[rows], f"{name}_unit": part[unit]}
     _, number = np.unique(component[pairs[:, 0]], return_inverse=True)
     table = pl.DataFrame({"group": number, **sides, **values})
-    table = table.with_columns(same_patient=pl.col("first_patient") == pl.col("second_patient"))
+    table = table.with_columns(same_unit=pl.col("first_unit") == pl.col("second_unit"))
     table = table.select(pl.col(name).cast(kind) for name, kind in SCHEMA.items())
-    return table.sort("group", "kind", "first", "second")
+    return table.sort("group", "kind", "first", "second").rename({"same_unit": f"same_{unit}"})
 
 
 def _summarise(
