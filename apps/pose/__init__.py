@@ -35,5 +35,6 @@ DOMAIN = Domain(
     tables="domains.pose.report:tables",
     explain="domains.pose.explain:explain",
     importers={"official": "domains.pose.weights:import_official"},
+    demo="apps.pose.demo:demo",
     foreign_options=_foreign(_PEOPLE_OPTIONS) | _foreign(_SEQUENCE_OPTIONS),
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.pose.sequences.skeletons import COCO_17, H36M_17, Skeleton
+from data_prep.pose.sequences.skeletons import Skeleton
 
 F64 = npt.NDArray[np.float64]
 MOVEMENTS = ("Walking", "Waving", "Boxing")
@@ -84,8 +84,10 @@ class Body:
         up = np.stack([nothing, nothing, one], axis=-1)
 
         def hanging(forwards: F64, outwards: F64, side: float) -> F64:
-            parts = (np.sin(forwards) * np.cos(outwards), side * np.sin(outwards), -np.cos(forwards) * np.cos(outwards))
-            return sum(part[:, None] * axis for part, axis in zip(parts, (ahead, left, up), strict=True))  # type: ignore[return-value]
+            """The direction of a limb that hangs down where both angles are 0."""
+            down = np.cos(forwards) * np.cos(outwards)
+            parts = np.stack([np.sin(forwards) * np.cos(outwards), side * np.sin(outwards), -down], axis=-1)
+            return np.asarray(np.einsum("ti,tix->tx", parts, np.stack([ahead, left, up], axis=1)))
 
         at: dict[str, F64] = {}
         for number, (side, sign) in enumerate(_SIDES):  # from the hips at the origin down
@@ -96,9 +98,7 @@ class Body:
         spine = -hanging(-angles.lean, nothing, 1.0)  # the direction of the trunk
         at |= {"hip": 0 * up, "spine": 0.5 * _TRUNK * trunk * spine, "thorax": _TRUNK * trunk * spine}
         for number, (side, sign) in enumerate(_SIDES):
-            arm, out, elbow, fold = (
-                turn[:, number] for turn in (angles.arm, angles.raise_, angles.elbow, angles.fold)
-            )
+            arm, out, elbow, fold = (turn[:, number] for turn in (angles.arm, angles.raise_, angles.elbow, angles.fold))
             at[f"{side}_shoulder"] = at["thorax"] + sign * _HALF_SHOULDERS * breadth * left
             at[f"{side}_elbow"] = at[f"{side}_shoulder"] + _UPPER_ARM * arms * hanging(arm, out, sign)
             at[f"{side}_wrist"] = at[f"{side}_elbow"] + _FOREARM * arms * hanging(arm + elbow, out + fold, sign)
@@ -140,14 +140,14 @@ def any_posture(rng: np.random.Generator, count: int) -> Angles:
 
     knee = turn(0.0, 0.6, 2)
     return Angles(
-        thigh=knee * turn(0.2, 1.0, 2) + turn(-0.3, 0.4, 2),
+        thigh=knee * turn(0.2, 1.0, 2) + turn(-0.3, 0.3, 2),
         spread=turn(0.0, 0.25, 2),
         knee=knee,
-        arm=turn(-0.4, 0.9, 2),
-        raise_=turn(0.1, 1.5, 2),
-        elbow=turn(0.0, 1.4, 2),
-        fold=turn(0.0, 0.9, 2),
-        lean=turn(-0.1, 0.3),
+        arm=turn(-0.4, 0.6, 2),
+        raise_=turn(0.1, 1.3, 2),
+        elbow=turn(0.0, 1.0, 2),
+        fold=turn(0.0, 0.8, 2),
+        lean=turn(-0.1, 0.2),
         look=turn(-0.5, 0.5),
     )
 
@@ -192,6 +192,3 @@ def move(rng: np.random.Generator, movement: str, frames: int) -> tuple[Angles, 
         limbs["elbow"] = 1.9 - 1.7 * reach
         limbs["knee"], limbs["thigh"] = still + 0.45 + 0.1 * both, still + 0.3 + 0.05 * both
     return Angles(**limbs, lean=0.05 + slow, look=3 * slow), heading, place
-
-
-__all__ = ["COCO_17", "H36M_17", "MOVEMENTS", "RATE", "Angles", "Body", "any_posture", "in_layout", "move"]

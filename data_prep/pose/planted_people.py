@@ -20,7 +20,8 @@ Labels = npt.NDArray[np.int32]
 FINE = 2  # images are drawn so many times larger, for smooth edges
 FURNITURE = -1  # in a map of who is seen where; 0 is the background
 # parts of a figure: joints that it lies between, width in shares of the height, colour
-_LEFT, _RIGHT, _TRUNK, _SKIN = (226, 122, 44), (52, 104, 200), (70, 150, 90), (236, 196, 160)
+# none is that of a line that a report draws over it
+_LEFT, _RIGHT, _TRUNK, _SKIN = (206, 62, 84), (58, 160, 84), (128, 118, 142), (236, 196, 160)
 _LIMBS = (("hip", "knee", 0.075), ("knee", "ankle", 0.06), ("shoulder", "elbow", 0.055), ("elbow", "wrist", 0.045))
 _FACE = tuple(COCO.names.index(name) for name in ("nose", "left_eye", "right_eye", "left_ear", "right_ear"))
 _HEAD_RADIUS = 0.068
@@ -58,7 +59,7 @@ def write_planted_people(
 ) -> PlantedPeople:
     """Write images of figures that overlap, leave the picture, and stand behind furniture, some before a crowd.
 
-    The left limbs of a figure are orange, the right ones blue. Hidden joints are labelled as hidden or not at all,
+    The left limbs of a figure are red, the right ones green. Hidden joints are labelled as hidden or not at all,
     joints outside are not labelled; a crowd is one region without keypoints; an image in sixteen shows nobody.
 
     Args:
@@ -120,7 +121,7 @@ def draw_people(
     left = rng.uniform(0.1, 0.6)
     places = [(float(left + 0.05 * i), 0.5, 0.22) for i in range(crowd)]  # middle, feet, height: shares of the image
     for spot in rng.permutation(count):
-        tall = float(rng.uniform(0.5, 0.85))
+        tall = float(rng.uniform(0.6, 0.9))
         middle = (spot + float(rng.uniform(0.25, 0.75))) / count
         places.append((middle, float(rng.uniform(max(0.9, tall + 0.05), 1.05)), tall))
     figures = []
@@ -136,20 +137,20 @@ def draw_people(
     for number in range(crowd + 1, len(figures) + 1):
         found += _person(rng, labels, figures[number - 1], number)
     small = picture.resize(size, Image.Resampling.BOX)
-    noise = rng.normal(0, 4, (height, width, 3))
+    noise = rng.normal(0, 4, (height, width, 1))
     return Image.fromarray(np.clip(np.asarray(small, dtype=np.float64) + noise, 0, 255).astype(np.uint8)), found
 
 
 def _background(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
     """Smooth greys, and boxes of any colour far behind."""
-    fine = (size[0] * FINE, size[1] * FINE)
+    rough, fine = (size[0] // 2, size[1] // 2), (size[0] * FINE, size[1] * FINE)
     grey, tint = rng.uniform(120, 215, (4, 5, 1)), rng.uniform(-18, 18, (4, 5, 3))
-    picture = Image.fromarray((grey + tint).astype(np.uint8)).resize(fine, Image.Resampling.BICUBIC)
+    picture = Image.fromarray((grey + tint).astype(np.uint8)).resize(rough, Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(picture)
     for _ in range(int(rng.integers(0, 4))):
-        x, y = rng.uniform(0, 0.9) * fine[0], rng.uniform(0, 0.5) * fine[1]
-        pen.rectangle((x, y, x + rng.uniform(0.1, 0.3) * fine[0], y + rng.uniform(0.1, 0.4) * fine[1]), _colour(rng))
-    return picture.filter(ImageFilter.GaussianBlur(2 * FINE))
+        x, y = rng.uniform(0, 0.9) * rough[0], rng.uniform(0, 0.5) * rough[1]
+        pen.rectangle((x, y, x + rng.uniform(0.1, 0.3) * rough[0], y + rng.uniform(0.1, 0.4) * rough[1]), _colour(rng))
+    return picture.filter(ImageFilter.BoxBlur(1)).resize(fine, Image.Resampling.BILINEAR)
 
 
 def _colour(rng: np.random.Generator, base: Colour = (128, 128, 128), spread: int = 60) -> Colour:
@@ -161,7 +162,7 @@ def _colour(rng: np.random.Generator, base: Colour = (128, 128, 128), spread: in
 def _place(rng: np.random.Generator, middle: float, feet: float, height: float) -> _Seen:
     """A person of any size and posture, seen from far away, from the front or aside, sometimes from behind."""
     body = Body.draw(rng)
-    view = float(rng.normal(0, 0.7)) + (np.pi if rng.random() < 0.2 else 0.0)
+    view = float(rng.normal(0, 0.5)) + (np.pi if rng.random() < 0.1 else 0.0)
     joints = body.joints(any_posture(rng, 1), np.array([view]), np.zeros((1, 2)))
     points = in_layout(joints, COCO_17)[0]  # the eye looks along the first axis, from its far end
     scale = height / body.height
@@ -279,7 +280,10 @@ def _faces(figure: _Seen, joint: int) -> bool:
 
 def _outline(rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]) -> list[float]:
     """The convex hull of pixels as a polygon x, y, x, y, ..."""
-    corners = np.concatenate([np.stack([columns + dx, rows + dy], axis=1) for dx in (0, 1) for dy in (0, 1)])
+    _, first = np.unique(rows, return_index=True)  # of pixels in order: the ends of each row span the hull
+    ends = np.concatenate([first, np.append(first[1:], len(rows)) - 1])
+    x, y = columns[ends], rows[ends]
+    corners = np.concatenate([np.stack([x + dx, y + dy], axis=1) for dx in (0, 1) for dy in (0, 1)])
     return [float(value) for value in corners[ConvexHull(corners).vertices].ravel()]
 
 

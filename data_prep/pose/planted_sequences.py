@@ -1,4 +1,4 @@
-"""Figures of sticks that walk, wave and box before four cameras, in the files of Human3.6M: for demonstrations, tests."""
+"""Figures of sticks that walk, wave and box before four cameras, in the files of Human3.6M: to show and to test."""
 
 from __future__ import annotations
 

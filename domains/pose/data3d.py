@@ -163,7 +163,7 @@ class SequenceData(HeptadData):
         if other:
             print(
                 f"{clips.root}: {other[0]:g} frames a second, trained with {', '.join(f'{r:g}' for r in trained)}: "
-                "the network takes motion for faster or slower than it is; prepare with --rate where that divides",
+                "it takes motion for faster or slower than it is; train on data of that rate (prep has --rate)",
                 file=sys.stderr,
             )
 

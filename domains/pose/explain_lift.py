@@ -227,7 +227,8 @@ def mixing(net: ConvFormer) -> list[Picture]:
         panel.set_title(name, fontsize=9)
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("weight of the branch")
-    panels[-1].legend(frameon=False, fontsize=8)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
     caption = (
         "How queries, keys and values are mixed from parallel convolutions, learned and the same for every input; the"
         " dashed line is where training begins."

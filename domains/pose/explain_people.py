@@ -71,7 +71,7 @@ def explain_people(module: GroupPoseModule, data: PeopleData, directory: Path) -
         data: its images; the beginning of the test split is looked at.
         directory: where the table goes.
     """
-    names = ["person", *data.keypoint_names]
+    names = ["person", *(name.replace("_", " ") for name in data.keypoint_names)]
     pictures, tables = [], []
     for title, row in _choose(module, data).items():
         case = look(module, data, row)
@@ -271,9 +271,11 @@ def _persons(case: Case, title: str, names: Sequence[str], skeleton: Sequence[Se
     height, width = case.pixels.shape[:2]
     left.imshow(case.pixels, alpha=0.7, extent=(0, width, height, 0))
     left.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
-    for number, points in enumerate(case.points):
-        _bones(left, points, skeleton, BLUE if number == 0 else GREY)
-        left.text(*points[joint], str(number), fontsize=8, color="white", backgroundcolor=BLUE if not number else GREY)
+    for number, points in reversed(list(enumerate(case.points))):  # the surest on top
+        colour = GREY if number else BLUE
+        _bones(left, points, skeleton, colour)
+        box = {"facecolor": colour, "edgecolor": "white", "linewidth": 0.5, "pad": 1.5}
+        left.text(*points[joint], str(number), fontsize=8, color="white", ha="center", va="center", bbox=box)
     shares = case.across[joint + 1]
     image = right.imshow(shares, cmap="viridis", vmin=0)
     ticks = [f"{number} ({score:.2f})" for number, score in enumerate(case.score)]

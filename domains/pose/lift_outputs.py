@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from domains.common.figures import BLUE, GREY, ORANGE, plain
-from domains.common.writing import write_tables, write_whole
+from domains.common.writing import clear_files, write_tables, write_whole
 from domains.pose import camera
 from domains.pose.evaluation3d import PREDICTED, poses_of
 from domains.pose.figures3d import draw_pose, frame_poses
@@ -24,42 +24,45 @@ from domains.pose.sequences import ClipStore
 
 POSES, SHEET, MOVING = "poses_3d.parquet", "poses.png", "animations"
 ROWS = 1 << 16  # of the table of joints that are made at a time, frames
-SHEET_CLIPS, SHEET_POSES = 6, 6
+SHEET_POSES = 6
 MOST_MOVING = 120  # frames of an animation
 RATE = 12.5  # of them a second
 Array = NDArray[np.float64]
 
 
 def write_lifted(
-    predictions: pl.DataFrame, store: ClipStore, layout: Layout, directory: Path, *, animations: int
+    predictions: pl.DataFrame, store: ClipStore, layout: Layout, directory: Path, *, pictures: int
 ) -> None:
-    """Write `poses_3d.parquet`, `poses.png`, and `animations`.
+    """Write `poses_3d.parquet`, `poses.png`, and `animations`, a GIF.
 
     Args:
         predictions: a row for each frame, clip by clip; PREDICTED in millimetres.
         store: of the clips.
         layout: of the joints.
         directory: where to write.
-        animations: clips that are shown moving at most, the longest first.
+        pictures: clips on the sheet at most, the longest first, of which the first also moves; 0: nothing is drawn.
     """
+    clear_files(directory / MOVING, ".gif")
+    (directory / SHEET).unlink(missing_ok=True)
     write_tables(directory / POSES, joint_table(predictions, store, layout))
     clips = sorted(_clips(store), key=lambda clip: -int(clip["frames"]))
-    if not clips:
+    if not clips or not pictures:
         return
-    write_whole(directory / SHEET, _sheet(predictions, clips[:SHEET_CLIPS], layout))
-    for clip in clips[:animations]:
-        name = "".join(mark if mark.isalnum() or mark in "-_" else "_" for mark in str(clip["name"]))[-80:]
-        points = camera.from_screen(store.read(int(clip["row"])).keypoints, int(clip["width"]), int(clip["height"]))
-        moving = _moving(clip, points.numpy().astype(np.float64), _poses(predictions, clip), layout)
-        write_whole(directory / MOVING / f"{name}.gif", moving)
+    write_whole(directory / SHEET, _sheet(predictions, clips[:pictures], layout))
+    longest = clips[0]
+    name = "".join(mark if mark.isalnum() or mark in "-_" else "_" for mark in str(longest["name"]))[-80:]
+    seen = store.read(int(longest["row"])).keypoints
+    points = camera.from_screen(seen, int(longest["width"]), int(longest["height"])).double().numpy()
+    moving = _moving(longest, points, _poses(predictions, longest), layout)
+    write_whole(directory / MOVING / f"{name}.gif", moving)
 
 
 def joint_table(predictions: pl.DataFrame, store: ClipStore, layout: Layout) -> Iterator[pl.DataFrame]:
     """Parts of a table with a row for each joint of each frame.
 
     Returns:
-        clip, person, video, frame (number in the video), time_s, joint, and x_mm, y_mm, z_mm: relative to the root, in
-        the axes of the camera (x right, y down, z ahead).
+        clip, person, video, frame (number in the video), frame_name (where frames have names), time_s, joint, and x_mm,
+        y_mm, z_mm: relative to the root, in the axes of the camera (x right, y down, z ahead).
     """
     clips = pl.DataFrame(
         [
@@ -72,15 +75,20 @@ def joint_table(predictions: pl.DataFrame, store: ClipStore, layout: Layout) -> 
             for clip in _clips(store)
         ]
     )
+    named = _frame_names(store)
     joints = len(layout.joints)
     names = pl.Series("joint", layout.joints, dtype=pl.String)
     for at in range(0, len(predictions), ROWS):
-        part = predictions.slice(at, ROWS).join(clips, on="clip", how="left", maintain_order="left")
+        part = predictions.slice(at, ROWS).with_columns(pl.col("frame").cast(pl.Int64))
+        part = part.join(clips, on="clip", how="left", maintain_order="left")
+        if named is not None:
+            part = part.join(named, on=["clip", "frame"], how="left", maintain_order="left")
         facts = part.select(
             "clip",
             "person",
             "video",
-            frame=pl.col("first") + pl.col("frame").cast(pl.Int64) * pl.col("step"),
+            *(["frame_name"] if named is not None else []),
+            frame=pl.col("first") + pl.col("frame") * pl.col("step"),
             time_s=pl.col("start") + pl.col("frame") / pl.col("fps"),
         )
         poses = poses_of(part[PREDICTED]).reshape(-1, 3)
@@ -89,6 +97,14 @@ def joint_table(predictions: pl.DataFrame, store: ClipStore, layout: Layout) -> 
         yield table.with_columns(
             **{f"{axis}_mm": pl.Series(poses[:, place], dtype=pl.Float32) for place, axis in enumerate("xyz")}
         )
+
+
+def _frame_names(store: ClipStore) -> pl.DataFrame | None:
+    """Names of the frames of clips; None: none has any."""
+    if "frame_names" not in store.frame.columns or not store.frame["frame_names"].count():
+        return None
+    named = store.frame.select(clip="name", frame_name="frame_names").drop_nulls().explode("frame_name")
+    return named.with_columns(frame=pl.int_range(pl.len()).over("clip"))
 
 
 def _clips(store: ClipStore) -> list[dict[str, Any]]:

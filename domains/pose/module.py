@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from domains.common.attention.deformable import Backend
 from domains.common.errors import ConfigError, HeptadError
+from domains.common.hub import plain
 from domains.common.intervals import Estimate
 from domains.common.loader import Batch
 from domains.common.module import HeptadModule
@@ -70,26 +70,8 @@ class GroupPoseModule(HeptadModule):
         weight_decay: of all parameters.
         drop: epoch at whose beginning learning rates drop to a tenth (of 60 for COCO; 70 of 80 for CrowdPose).
         warmup: steps in which learning rates rise from 0; none in the official program.
-        queries: see `GroupPose`, as all that follow.
-        backbone: r50, swin_t, swin_b, swin_l, or small.
-        dim: see `GroupPose`.
-        heads: see `GroupPose`.
-        encoder_depth: see `GroupPose`.
-        decoder_depth: see `GroupPose`.
-        hidden: see `GroupPose`.
-        levels: see `GroupPose`.
-        encoder_points: see `GroupPose`.
-        decoder_points: see `GroupPose`.
-        dropout: see `GroupPose`.
-        aux_hidden_inplace: see `GroupPose`.
-        mask_invalid_proposals: see `GroupPose`.
-        learnable_tgt_init: see `GroupPose`.
-        exact_padding: see `GroupPose`.
-        dilation: see `GroupPose`.
-        checkpointing: see `GroupPose`.
-        fuse: see `GroupPose`.
-        backend: see `GroupPose`.
         seed: of the run.
+        network: options of `GroupPose`.
 
     Raises:
         ConfigError: an option is out of range.
@@ -112,28 +94,11 @@ class GroupPoseModule(HeptadModule):
         weight_decay: float = 1e-4,
         drop: int = 50,
         warmup: int = 0,
-        queries: int = 100,
-        backbone: str = "r50",
-        dim: int = 256,
-        heads: int = 8,
-        encoder_depth: int = 6,
-        decoder_depth: int = 6,
-        hidden: int = 2048,
-        levels: int = 4,
-        encoder_points: int = 4,
-        decoder_points: int = 4,
-        dropout: float = 0.0,
-        aux_hidden_inplace: bool = True,
-        mask_invalid_proposals: bool = False,
-        learnable_tgt_init: bool = False,
-        exact_padding: bool = False,
-        dilation: bool = False,
-        checkpointing: bool = False,
-        fuse: bool = True,
-        backend: Backend = "auto",
         seed: int = 0,
+        **network: Any,
     ) -> None:
         super().__init__()
+        network = plain(network)  # checkpoints hold lists, not tuples
         self.save_hyperparameters()
         if lr <= 0 or backbone_lr < 0 or weight_decay < 0:
             raise ConfigError("model.lr must be above 0, model.backbone_lr and weight_decay at least 0")
@@ -153,28 +118,7 @@ class GroupPoseModule(HeptadModule):
             warmup,
         )
         self.seed = seed
-        self.net = GroupPose(
-            n_keypoints,
-            queries,
-            backbone,
-            dim=dim,
-            heads=heads,
-            encoder_depth=encoder_depth,
-            decoder_depth=decoder_depth,
-            hidden=hidden,
-            levels=levels,
-            encoder_points=encoder_points,
-            decoder_points=decoder_points,
-            dropout=dropout,
-            aux_hidden_inplace=aux_hidden_inplace,
-            mask_invalid_proposals=mask_invalid_proposals,
-            learnable_tgt_init=learnable_tgt_init,
-            exact_padding=exact_padding,
-            dilation=dilation,
-            checkpointing=checkpointing,
-            fuse=fuse,
-            backend=backend,
-        )
+        self.net = GroupPose(n_keypoints, channels=None, classes=2, temperature=20.0, **network)
         self.criterion = GroupPoseCriterion(sigmas)
         self._validated: list[tuple[Tensor, ...]] = []
 

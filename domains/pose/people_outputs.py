@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from domains.common.errors import PreparedDataError
-from domains.common.writing import write_tables, write_whole
+from domains.common.writing import clear_files, write_tables, write_whole
 from domains.pose.drawing import Array, Pixels, draw_persons, png, video_file
 from domains.pose.people import PeopleStore, read_rgb
 from domains.pose.tracking import Tracker
@@ -58,6 +58,8 @@ def write_people(
         shown: score from which a person is followed and drawn.
         pictures: images that are drawn at most, those of videos not counted; 0: neither images nor videos.
     """
+    (directory / TRACKS).unlink(missing_ok=True)
+    clear_files(directory / OVERLAYS, ".png", ".mp4")
     sure = predictions.filter(pl.col("score") >= shown)
     timed = [name for name in TIMED if name in store.frame.columns]
     facts = store.frame.select("row", "file", *timed)

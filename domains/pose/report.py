@@ -19,8 +19,9 @@ def figures(predictions: pl.DataFrame, metrics: Mapping[str, Estimate]) -> list[
         predictions: of a test of any system of this domain.
         metrics: of the same.
     """
-    drawn = figures3d if evaluation3d.TARGET in predictions.columns else figures2d
-    return drawn.figures(predictions, metrics)
+    if evaluation3d.TARGET in predictions.columns:
+        return figures3d.figures(predictions, metrics)
+    return figures2d.figures(predictions, metrics)
 
 
 def tables(predictions: pl.DataFrame, metrics: Mapping[str, Estimate]) -> dict[str, list[dict[str, Any]]]:

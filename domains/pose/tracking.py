@@ -2,7 +2,7 @@
 
 The assignment is that of least cost over all pairs of a frame (H. W. Kuhn, 1955), the similarity the object keypoint
 similarity of COCO (M. R. Ronchi and P. Perona, 2017, arXiv 1707.05388), as in the tracker of B. Xiao, H. Wu and Y. Wei
-(2018, arXiv 1804.06208, section 3), without optical flow.
+(2018, arXiv 1804.06208, section 3); in the place of optical flow a person is expected to go on as before, or to stop.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from scipy.optimize import linear_sum_assignment
 from domains.common.errors import ConfigError
 
 Array = NDArray[np.float64]
-LEAST = 0.2  # similarity below which two detections are never one person
+LEAST = 0.05  # similarity below which two detections are never one person
 SMALLEST = 1.0  # square pixels; of a person whose keypoints all coincide
 
 
@@ -52,6 +52,12 @@ class _Track:
     number: int
     points: Array
     frame: int
+    speed: Array  # mean of the keypoints, pixels a frame, x and y
+
+    def move(self, points: Array, frame: int) -> None:
+        """Take a new detection."""
+        self.speed = (points - self.points).mean(0) / (frame - self.frame)
+        self.points, self.frame = points, frame
 
 
 class Tracker:
@@ -101,17 +107,22 @@ class Tracker:
         self._tracks = [track for track in self._tracks if frame - track.frame <= self.age]
         numbers = np.full(len(points), -1, np.int64)
         if self._tracks and len(points):
-            known = np.stack([track.points for track in self._tracks])
-            similarity = pose_similarity(known, points, self.sigmas)
+            last = np.stack([track.points for track in self._tracks])
+            ahead = np.stack([track.speed * (frame - track.frame) for track in self._tracks])
+            # a person goes on, or stops
+            similarity = np.maximum(
+                pose_similarity(last, points, self.sigmas),
+                pose_similarity(last + ahead[:, None], points, self.sigmas),
+            )
             # pairs that cannot be are worth nothing, so that they never displace one that can
             worth = np.where(similarity >= self.least, similarity, 0.0)
             for row, column in zip(*linear_sum_assignment(worth, maximize=True), strict=True):
                 if worth[row, column] > 0:
-                    track = self._tracks[row]
-                    numbers[column], track.points, track.frame = track.number, points[column], frame
+                    numbers[column] = self._tracks[row].number
+                    self._tracks[row].move(points[column], frame)
         for column in np.argsort(-scores, kind="stable").tolist():
             if numbers[column] < 0:
                 numbers[column] = self._next
-                self._tracks.append(_Track(self._next, points[column], frame))
+                self._tracks.append(_Track(self._next, points[column], frame, np.zeros(2)))
                 self._next += 1
         return numbers

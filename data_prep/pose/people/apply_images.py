@@ -16,12 +16,13 @@ import polars as pl
 
 from data_prep.common.errors import ConfigError, DatasetNotFoundError, PrepError, RejectsExceededError
 from data_prep.common.files import sha256_file, translate_os_errors, write_atomic
+from data_prep.common.images import SUFFIXES
 from data_prep.common.manifest import NAME, read_manifest, tool_version
 from data_prep.common.mapping import Done, Task
 from data_prep.common.raw import check_raw, walk
 from data_prep.common.rejects import Reject, check_rejects, to_frame
 from data_prep.common.run import Run, Settings, identify, is_large, open_run
-from data_prep.pose.people.images import BLOCK, SUFFIXES, ImageRules, Shot, look_at_block
+from data_prep.pose.people.images import BLOCK, ImageRules, Shot, look_at_block
 from data_prep.pose.people.job import PAYLOAD, TOOLS, describe_images, say
 from data_prep.pose.people.joining import to_parquet
 from data_prep.pose.people.videos import QUALITY, missing_at_the_end, read_video

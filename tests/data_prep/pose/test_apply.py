@@ -52,7 +52,8 @@ def test_orientation_that_a_camera_noted_counts(prepared, tmp_path):
     _, table = encode(prepared, [tmp_path / "turned.jpg", tmp_path / "print.jpg"], tmp_path / "out")
     sizes = {row["file"]: (row["width"], row["height"], row["stored"]) for row in table.to_dicts()}
     assert sizes == {"turned.jpg": (48, 64, True), "print.jpg": (64, 48, True)}
-    assert Image.open(tmp_path / "out" / table.sort("file")["image"][0]).mode == "RGB"
+    with Image.open(tmp_path / "out" / table.sort("file")["image"][0]) as image:
+        assert image.mode == "RGB"
 
 
 def test_a_damaged_image_is_named_and_the_others_stay(prepared, tmp_path):
@@ -77,7 +78,8 @@ def test_frames_of_a_video_in_order_with_their_times(prepared, tmp_path, suffix)
     assert table["video"].unique().to_list() == [f"walk{suffix}"]
     assert table["fps"].unique().to_list() == [25.0]
     for frame in (0, 7, 11):
-        shown = np.asarray(Image.open(tmp_path / "out" / table["image"][frame]))
+        with Image.open(tmp_path / "out" / table["image"][frame]) as image:
+            shown = np.asarray(image)
         assert np.abs(shown[..., ::-1].astype(int) - picture(frame)).mean() < 6
     assert card["videos"] == [
         {"file": f"walk{suffix}", "fps": 25.0, "frames": 12, "every": 1, "broken_frames": [], "missing_at_the_end": 0}
