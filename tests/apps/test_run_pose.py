@@ -207,6 +207,7 @@ def test_every_shipped_config_runs_a_step(name, roots, tmp_path):
     system = config["system"]
     # the sizes are those of the tests; what the file says of training, order and selection is what runs
     steps = ("--trainer.max_steps", "1", "--trainer.accumulate_grad_batches", "1", "--trainer.val_check_interval", "1")
+    steps += ("--trainer.check_val_every_n_epoch", "1")
     words = [*SMALL[system], "--data.root", roots[system], "--run", tmp_path / "run", *QUIET, *steps]
     if system == "lift":
         words += ["--data.frames", min(int(config["data"]["frames"]), 27)]
