@@ -22,11 +22,11 @@ from data_prep.common.mapping import Done, Task
 from data_prep.common.raw import check_raw, walk
 from data_prep.common.rejects import Reject, check_rejects, to_frame
 from data_prep.common.run import Run, Settings, identify, is_large, open_run
+from data_prep.common.video import SUFFIXES as VIDEOS
 from data_prep.pose.people.images import BLOCK, ImageRules, Shot, look_at_block
 from data_prep.pose.people.job import PAYLOAD, TOOLS, describe_images, say
 from data_prep.pose.people.joining import to_parquet
-from data_prep.pose.people.videos import QUALITY, missing_at_the_end, read_video
-from data_prep.pose.people.videos import SUFFIXES as VIDEOS
+from data_prep.pose.people.videos import QUALITY, read_video
 from data_prep.pose.sequences.records import natural_key
 
 PREDICT = "predict"
@@ -195,7 +195,7 @@ def _add_video(looked: Looked, name: str, done: Done, every: int) -> None:
         for number, time in info["broken"]
     ]
     rate = info["fps"] / every
-    lost = missing_at_the_end(info)
+    lost = int(info["missing_at_the_end"])
     looked.videos.append(
         {
             **{"file": name, "fps": info["fps"], "frames": info["written"], "every": every},
