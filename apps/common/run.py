@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import shutil
+import sys
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import requires, version
@@ -24,6 +25,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from apps.common.domain import Domain, load
+from apps.common.function import parse
 from apps.common.options import BEST, from_run, option, resolve_configs, system_of
 from apps.common.report import write_test_report
 from domains.common.callbacks import DefinedMonitor, LastCheckpoint, PredictionTable
@@ -61,6 +63,7 @@ def build(domain: Domain, verb: str, options: Sequence[str], *, run: bool = True
             return {verb: LightningCLI.subcommands()[verb]}
 
     VerbCLI.domain, VerbCLI.verb, VerbCLI.stored, VerbCLI.runs = domain, verb, stored, run
+    VerbCLI.prog = f"heptad {domain.name} {title or verb}"
     VerbCLI.links = (*domain.links, *system.links)
     VerbCLI.mode = system.mode or domain.mode
     VerbCLI.model_type = load(system.module)
@@ -72,7 +75,11 @@ def build(domain: Domain, verb: str, options: Sequence[str], *, run: bool = True
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,  # it stores class objects; hyper-parameters stay plain
         save_config_callback=SaveRunConfig,
-        parser_kwargs={"prog": f"heptad {domain.name}", verb: {"prog": f"heptad {domain.name} {title or verb}"}},
+        parser_kwargs={
+            "prog": f"heptad {domain.name}",
+            "exit_on_error": False,
+            verb: {"prog": VerbCLI.prog, "exit_on_error": False},
+        },
     )
 
 
@@ -110,6 +117,7 @@ class HeptadCLI(LightningCLI):
     domain: Domain
     verb: str
     stored: dict[str, Any]
+    prog: str
     runs: bool
     links: tuple[tuple[str, str], ...]
     mode: str
@@ -147,11 +155,21 @@ class HeptadCLI(LightningCLI):
             parser.link_arguments(source, target, apply_on="instantiate")
         linked = {"model.seed", *(target for _, target in self.links)}
         defaults = {f"model.{name}": value for name, value in self.stored.items()}
-        parser.set_defaults({name: value for name, value in defaults.items() if name not in linked})
+        unknown = []
+        for name, value in defaults.items():
+            if name not in linked:
+                try:
+                    parser.set_defaults({name: value})
+                except KeyError:  # of another version, or another system
+                    unknown.append(name)
+        if unknown:
+            print(f"the checkpoint has options that are passed over: {', '.join(unknown)}", file=sys.stderr)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse what the router passes; `sys.argv` stays as it is, for processes that DDP launches with it."""
-        self.config = parser.parse_args(args)  # type: ignore[arg-type]
+        inner = self._subcommand_parsers[self.verb]
+        known = [word[2:] for action in inner._actions for word in action.option_strings]
+        self.config = parse(parser, list(args or ()), self.prog, known)
 
     def _parse_ckpt_path(self) -> None:
         """Leave what was typed alone: stored options have already served as defaults."""
