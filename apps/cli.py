@@ -12,6 +12,7 @@ DOMAINS = {
     "seqrec": "what a user takes next: MQSA-TED, SASRec",
     "ieeg": "seizures and forecasts from intracranial EEG: MVPFormer",
     "medical": "diagnoses from whole slides and chest X-rays: ACMIL, MEDUSA",
+    "finegrained": "fine-grained classes and re-identification: DCAL",
     "pose": "2D poses of several persons and 3D poses from 2D: Group Pose, ConvFormer",
 }
 

@@ -50,7 +50,7 @@ class PlantedIdentities(NamedTuple):
 
 
 def write_planted_classes(
-    directory: Path, classes: int = 8, per_class: int = 40, size: int = 96, seed: int = 0
+    directory: Path, classes: int = 8, per_class: int = 40, size: int = 96, seed: int = 0, mark: float = 0.05
 ) -> PlantedClasses:
     """Write birds of one look that differ in shape and colour of a mark, somewhere on the body.
 
@@ -60,9 +60,11 @@ def write_planted_classes(
         per_class: pictures of each.
         size: height and width in pixels.
         seed: of everything random.
+        mark: radius of the mark, as a share of the side.
     """
     made = PlantedClasses(directory / "images", directory / "images.csv", directory / "marks.csv")
-    kinds = [(shape, colour) for colour in COLOURS for shape in SHAPES]
+    # neighbours differ in both; from the fifth on, colours come again with another shape
+    kinds = [(SHAPES[(at + at // 4) % 4], list(COLOURS)[at % 4]) for at in range(16)]
     if not 2 <= classes <= len(kinds):
         raise ValueError(f"classes {classes}: give 2 to {len(kinds)}")
     rows, marks = [], []
@@ -70,11 +72,12 @@ def write_planted_classes(
         label = f"{colour}_{shape}"
         (made.images / label).mkdir(parents=True, exist_ok=True)
         for at in range(per_class):
-            picture, mark = draw_bird(np.random.default_rng([seed, number, at]), size, shape, COLOURS[colour])
+            rng = np.random.default_rng([seed, number, at])
+            picture, place = draw_bird(rng, size, shape, COLOURS[colour], mark)
             name = f"{label}/{at:04d}.png"
             _write(made.images / name, picture)
             rows.append((f"images/{name}", label))
-            marks.append((f"images/{name}", *mark))
+            marks.append((f"images/{name}", *place))
     pl.DataFrame(rows, schema=["image", "label"], orient="row").write_csv(made.table)
     schema = {"image": pl.String, "x": pl.Float64, "y": pl.Float64, "radius": pl.Float64}
     pl.DataFrame(marks, schema=schema, orient="row").write_csv(made.marks, float_precision=1)
@@ -82,7 +85,7 @@ def write_planted_classes(
 
 
 def draw_bird(
-    rng: np.random.Generator, size: int, shape: str, colour: tuple[float, float, float]
+    rng: np.random.Generator, size: int, shape: str, colour: tuple[float, float, float], extent: float = 0.05
 ) -> tuple[F32, tuple[float, float, float]]:
     """A bird with a mark on its body, before a background of any colour.
 
@@ -104,7 +107,7 @@ def draw_bird(
     )
     eye = centre + along * axes[0] * 1.15
     cv2.circle(picture, (int(eye[0]), int(eye[1])), side // 60, (0.05, 0.05, 0.05), -1, cv2.LINE_AA)
-    radius = 0.05 * side
+    radius = extent * side
     # somewhere in the inner half of the body
     reach, direction = np.sqrt(rng.uniform(0, 1)) * 0.6, rng.uniform(0, 2 * np.pi)
     local = axes * reach * [np.cos(direction), np.sin(direction)]
@@ -113,8 +116,8 @@ def draw_bird(
     small = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
     light = rng.uniform(0.85, 1.1) * (1 + rng.normal(0, 0.03, (1, 1, 3)))
     noisy = small * light + rng.normal(0, 0.02, small.shape)
-    x, y, extent = (float(value) / _FINE for value in (mark[0], mark[1], radius))
-    return np.clip(noisy, 0, 1).astype(np.float32), (x, y, extent)
+    x, y, wide = (float(value) / _FINE for value in (mark[0], mark[1], radius))
+    return np.clip(noisy, 0, 1).astype(np.float32), (x, y, wide)
 
 
 def _draw_mark(picture: F32, place: F32, radius: float, shape: str, colour: tuple[float, float, float]) -> None:

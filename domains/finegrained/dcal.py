@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from domains.common.attention import GlobalLocalCrossAttention, gather_tokens, rollout_row, select_tokens, split_heads
 from domains.common.attention.pairwise import project_context, project_queries
@@ -128,6 +129,7 @@ class DCAL(nn.Module):
         for name, (value, choices) in options.items():
             if value not in choices:
                 raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
+        self.checkpointing = False  # feed-forward nets are computed anew in the backward pass, for less memory
         self.ratio = {"fgvc": 0.1, "reid": 0.3}[task] if ratio is None else ratio
         if not 0.0 < self.ratio <= 1.0 or n_classes < 2:
             raise ConfigError(
@@ -214,7 +216,7 @@ class DCAL(nn.Module):
                 layers.append((q, k, v if keep_values else None))
             attended = block.attn.attend(q, k, v)
             del q, k, v  # what is not kept makes room for the hidden layer
-            x = finish_block(block, x, attended)
+            x = self._finish(block, x, attended)
         return Encoded(start, x, layers)
 
     def rollout(self, encoded: Encoded) -> Tensor:
@@ -242,9 +244,15 @@ class DCAL(nn.Module):
             k2, v2 = (tensor.index_select(0, pairs) for tensor in source)
             if last:
                 x, q = x[:, :1], q[:, :, :1]
-            x = finish_block(block, x, block.attn.attend(q, k, v, (k2, v2)))
+            x = self._finish(block, x, block.attn.attend(q, k, v, (k2, v2)))
         features: Tensor = self.trunk.norm(x[:, 0])
         return features
+
+    def _finish(self, block: Any, x: Tensor, attended: Tensor) -> Tensor:
+        if self.checkpointing and self.training and torch.is_grad_enabled():
+            again: Tensor = checkpoint(finish_block, block, x, attended, use_reentrant=False)
+            return again
+        return finish_block(block, x, attended)
 
     @staticmethod
     def _project_pair(block: Any, x: Tensor, last: bool) -> tuple[Tensor, Tensor, Tensor]:

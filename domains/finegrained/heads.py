@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from domains.finegrained.processes import GlobalBatchNorm1d
+
 
 class BranchOutput(NamedTuple):
     """What a branch found.
@@ -52,7 +54,7 @@ class BNNeck(nn.Module):
 
     def __init__(self, dim: int, n_classes: int) -> None:
         super().__init__()
-        self.bottleneck = nn.BatchNorm1d(dim)
+        self.bottleneck = GlobalBatchNorm1d(dim)
         self.bottleneck.bias.requires_grad_(False)
         self.classifier = nn.Linear(dim, n_classes, bias=False)
         nn.init.normal_(self.classifier.weight, std=0.001)
