@@ -58,7 +58,7 @@ def count_operations(frames: int) -> float:
     net = ConvFormer(frames, path="branches").eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(torch.randn(1, frames, 17, 2))
-    return counter.get_total_flops() / 1e6
+    return float(counter.get_total_flops()) / 1e6
 
 
 def draw(seconds: dict[tuple[int, int], float], operations: dict[int, float], path: Path) -> None:
