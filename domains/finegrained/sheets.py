@@ -112,7 +112,7 @@ def retrieval_sheet(table: pl.DataFrame, queries: Sequence[dict[str, Any]], coun
         ):
             found = places[row]
             right = None if label is None or found.get("label") is None else found["label"] == label
-            cells.append(Cell(shown(found), f"{rank}: {distance:.2f}", right))
+            cells.append(Cell(shown(found), f"{rank}: {distance:.2g}", right))
         grid.append(cells)
     return sheet(grid, first_apart=True)
 
