@@ -13,7 +13,9 @@ from domains.common.attention.multi_query import LQueryAttention, LQueryBlock, M
 from domains.common.attention.multihead import MultiHeadAttention, merge_heads, split_heads
 from domains.common.attention.mvpa import MultiVariateParallelAttention
 from domains.common.attention.recorder import Recordable, record
+from domains.common.attention.reliability import ReliabilityAttention
 from domains.common.attention.window import ShiftedWindowAttention
+from domains.common.attention.window_cross import WindowCrossAttention
 
 __all__ = [
     "attend",
@@ -31,6 +33,8 @@ __all__ = [
     "MultiScaleDeformableAttention",
     "GroupSelfAttention",
     "ShiftedWindowAttention",
+    "WindowCrossAttention",
+    "ReliabilityAttention",
     "InjectionGate",
     "InjectionHead",
     "GatedAttentionPooling",
