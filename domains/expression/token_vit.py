@@ -129,4 +129,5 @@ class TokenViT(nn.Module):
 
     def placed(self, tokens: Tensor) -> Tensor:
         """Class token and tokens with their positions (B, L + 1, D)."""
-        return torch.cat([self.class_token.expand(tokens.shape[0], -1, -1).to(tokens.dtype), tokens], 1) + self.positions
+        first = self.class_token.expand(tokens.shape[0], -1, -1).to(tokens.dtype)
+        return torch.cat([first, tokens], 1) + self.positions

@@ -267,6 +267,28 @@ def test_published_networks_come_back(tmp_path):
         assert torch.equal(again(images).corrected, net(images).corrected)
 
 
+class Corrected(nn.Module):
+    """The prediction alone, which is what an exported program gives."""
+
+    def __init__(self, net: ARBEx):
+        super().__init__()
+        self.net = net
+
+    def forward(self, image):
+        return self.net(image).corrected
+
+
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.parametrize("backbone", ["small", "poster"])
+def test_exported_programs_take_batches_of_any_size(backbone):
+    net = ARBEx(7, backbone).eval()
+    images = torch.randn(3, net.channels, net.image_size, net.image_size)
+    alone = Corrected(net).eval()
+    program = torch.export.export(alone, (images[:2],), dynamic_shapes={"image": {0: torch.export.Dim("batch")}})
+    torch.testing.assert_close(program.module()(images), alone(images), atol=1e-5, rtol=1e-5)
+
+
 class TestBalancing:
     def test_everything_is_a_distribution_and_confidences_lie_between_0_and_1(self):
         torch.manual_seed(0)

@@ -10,9 +10,10 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 
+from domains.common.draws import hashed_uniforms
 from domains.common.errors import ConfigError, PreparedDataError
 from domains.common.loader import mix_seed
-from domains.medical.augment import Augmentation, DrawnChanges, hashed_uniforms
+from domains.medical.augment import Augmentation, DrawnChanges
 from domains.medical.image_data import ImageData, LungData
 from domains.medical.images import read_image, resize, resize_mask, z_scores
 from domains.medical.sampling import BalancedSampling
