@@ -13,6 +13,7 @@ DOMAINS = {
     "expression": "expressions of faces in photographs and videos: ARBEx",
     "ieeg": "seizures and forecasts from intracranial EEG: MVPFormer",
     "medical": "diagnoses from whole slides and chest X-rays: ACMIL, MEDUSA",
+    "pose": "2D poses of several persons and 3D poses from 2D: Group Pose, ConvFormer",
 }
 
 # name -> (module with `main(domain, command, options)`, what its line in the help says)

@@ -17,11 +17,13 @@ class System:
         module: its `HeptadModule`.
         data: its `HeptadData`.
         links: (source, target) options that its data determine, besides those of the domain.
+        mode: `min` or `max`, where its first validation metric stands for the domain's `monitor`.
     """
 
     module: str
     data: str
     links: tuple[tuple[str, str], ...] = ()
+    mode: str = ""
 
 
 @dataclass(frozen=True)

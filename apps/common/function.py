@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
+import difflib
 import inspect
 import json
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
+
+from domains.common.errors import ConfigError
 
 
 def call(
@@ -31,12 +36,36 @@ def call(
     Returns:
         The arguments, and what the function returned.
     """
-    parser = ArgumentParser(prog=prog, description=f"{title}. Options may be written with - or _.")
+    described = f"{title}. Options may be written with - or _."
+    parser = ArgumentParser(prog=prog, description=described, exit_on_error=False)
     known = dict(fixed or {})
     parser.add_function_arguments(function, skip={*known, *skip})
     words = gather_lists(options, inspect.signature(function))
-    arguments = known | parser.instantiate(parser.parse_args(words)).as_dict()
+    arguments = known | parser.instantiate(parse(parser, words, prog)).as_dict()
     return arguments, function(**arguments)
+
+
+def parse(parser: ArgumentParser, words: Sequence[str], prog: str, known: Sequence[str] = ()) -> Namespace:
+    """Parse the command line; what is wrong with it is one line instead of the whole usage.
+
+    Args:
+        parser: made with `exit_on_error=False`.
+        words: of the command line.
+        prog: how the command is called.
+        known: names of options besides those of the parser itself.
+
+    Raises:
+        ConfigError: an option is unknown, lacks its value, or has one that it cannot have.
+    """
+    try:
+        return parser.parse_args(list(words))
+    except argparse.ArgumentError as error:
+        said = re.sub(r"(are required: )\w+\.(?=\w+\.)", r"\1--", " ".join(str(error).split()))  # of a verb's parser
+        wrong = re.search(r"(?:unrecognized arguments: --|does not accept option ')([\w.]+)", said)
+        names = [word[2:] for action in parser._actions for word in action.option_strings] + list(known)
+        near = difflib.get_close_matches(wrong[1], names, n=1) if wrong else []
+        hint = f"did you mean --{near[0]}? " if near else ""
+        raise ConfigError(f"{said.rstrip('.')}; {hint}{prog} --help lists the options") from None
 
 
 def gather_lists(options: Sequence[str], signature: inspect.Signature) -> list[str]:

@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import shutil
+import sys
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import requires, version
@@ -24,6 +25,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from apps.common.domain import Domain, load
+from apps.common.function import parse
 from apps.common.options import BEST, from_run, option, resolve_configs, system_of
 from apps.common.report import write_test_report
 from domains.common.callbacks import DefinedMonitor, LastCheckpoint, PredictionTable
@@ -35,6 +37,8 @@ from domains.common.writing import write_whole
 
 # what test, explain and predict leave in a run
 RESULTS = ("metrics.json", "report.html", "predictions.parquet", "explain.html", "predict")
+# arguments that every function behind `predict --raw` may have; those that only a domain's has are options, too
+APPLIED = ("preparation", "raw", "out", "workers", "executor", "max_rejects", "progress", "anonymise")
 
 
 def main(domain: Domain, command: str, options: Sequence[str]) -> None:
@@ -59,7 +63,9 @@ def build(domain: Domain, verb: str, options: Sequence[str], *, run: bool = True
             return {verb: LightningCLI.subcommands()[verb]}
 
     VerbCLI.domain, VerbCLI.verb, VerbCLI.stored, VerbCLI.runs = domain, verb, stored, run
+    VerbCLI.prog = f"heptad {domain.name} {title or verb}"
     VerbCLI.links = (*domain.links, *system.links)
+    VerbCLI.mode = system.mode or domain.mode
     VerbCLI.model_type = load(system.module)
     return VerbCLI(
         load(system.module),
@@ -69,7 +75,11 @@ def build(domain: Domain, verb: str, options: Sequence[str], *, run: bool = True
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,  # it stores class objects; hyper-parameters stay plain
         save_config_callback=SaveRunConfig,
-        parser_kwargs={"prog": f"heptad {domain.name}", verb: {"prog": f"heptad {domain.name} {title or verb}"}},
+        parser_kwargs={
+            "prog": f"heptad {domain.name}",
+            "exit_on_error": False,
+            verb: {"prog": VerbCLI.prog, "exit_on_error": False},
+        },
     )
 
 
@@ -107,8 +117,10 @@ class HeptadCLI(LightningCLI):
     domain: Domain
     verb: str
     stored: dict[str, Any]
+    prog: str
     runs: bool
     links: tuple[tuple[str, str], ...]
+    mode: str
     model_type: type[HeptadModule]
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -119,7 +131,7 @@ class HeptadCLI(LightningCLI):
         parser.add_argument("--run", type=str, default=f"runs/{domain.name}", help="folder of everything written")
         parser.add_argument("--init_from", type=str | None, default=None, help="start from these weights alone")
         parser.add_argument("--monitor", type=str, default=monitor, help="metric that chooses best.ckpt")
-        parser.add_argument("--mode", type=Literal["min", "max"], default=domain.mode, help="best is lowest or highest")
+        parser.add_argument("--mode", type=Literal["min", "max"], default=self.mode, help="best is lowest or highest")
         chooses = "epoch that is kept: the best by --monitor, or the last, where no data are left to choose by"
         parser.add_argument("--select", type=Literal["best", "last"], default="best", help=chooses)
         parser.add_argument("--patience", type=int | None, default=None, help="stop after so many worse validations")
@@ -134,6 +146,7 @@ class HeptadCLI(LightningCLI):
             if "anonymise" in inspect.signature(load(domain.apply)).parameters:
                 secret = "file with the secret of a preparation with pseudonyms"
                 parser.add_argument("--anonymise", type=str | None, default=None, help=secret)
+            parser.add_function_arguments(load(domain.apply), as_group=False, skip=set(APPLIED))
         # our loaders slice by process themselves; the summary's only news is said by before_fit
         parser.set_defaults({"trainer.use_distributed_sampler": False, "trainer.enable_model_summary": False})
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
@@ -142,11 +155,21 @@ class HeptadCLI(LightningCLI):
             parser.link_arguments(source, target, apply_on="instantiate")
         linked = {"model.seed", *(target for _, target in self.links)}
         defaults = {f"model.{name}": value for name, value in self.stored.items()}
-        parser.set_defaults({name: value for name, value in defaults.items() if name not in linked})
+        unknown = []
+        for name, value in defaults.items():
+            if name not in linked:
+                try:
+                    parser.set_defaults({name: value})
+                except KeyError:  # of another version, or another system
+                    unknown.append(name)
+        if unknown:
+            print(f"the checkpoint has options that are passed over: {', '.join(unknown)}", file=sys.stderr)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse what the router passes; `sys.argv` stays as it is, for processes that DDP launches with it."""
-        self.config = parser.parse_args(args)  # type: ignore[arg-type]
+        inner = self._subcommand_parsers[self.verb]
+        known = [word[2:] for action in inner._actions for word in action.option_strings]
+        self.config = parse(parser, list(args or ()), self.prog, known)
 
     def _parse_ckpt_path(self) -> None:
         """Leave what was typed alone: stored options have already served as defaults."""
@@ -187,6 +210,8 @@ class HeptadCLI(LightningCLI):
         options = {"max_rejects": config.max_rejects, "workers": config.workers}
         if config.get("anonymise"):
             options["anonymise"] = Path(config.anonymise)
+        own = [name for name in inspect.signature(load(self.domain.apply)).parameters if name not in APPLIED]
+        options |= {name: config[name] for name in own}
         load(self.domain.apply)(Path(config.data.root), raw, encoded, **options)
 
     def _training_callbacks(self, config: Any) -> list[Callback]:

@@ -18,8 +18,10 @@ DOMAIN = Domain(
     systems={
         "seizure": System("domains.ieeg.detection_module:SeizureModule", _WINDOWS, _SAMPLES),
         "band-energy": System("domains.ieeg.detection_module:BandEnergyModule", _WINDOWS, _SAMPLES),
-        "pretrain": System("domains.ieeg.module:PretrainModule", _WINDOWS, _SAMPLES),
-        "forecast": System("domains.ieeg.forecast_module:ForecastModule", "domains.ieeg.series:SeriesData", _HORIZON),
+        "pretrain": System("domains.ieeg.module:PretrainModule", _WINDOWS, _SAMPLES, mode="min"),
+        "forecast": System(
+            "domains.ieeg.forecast_module:ForecastModule", "domains.ieeg.series:SeriesData", _HORIZON, mode="min"
+        ),
     },
     monitor="val/event_f1",
     mode="max",

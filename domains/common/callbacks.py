@@ -163,12 +163,17 @@ class LastCheckpoint(Checkpoint):
 
     def __init__(self, path: Path, every: int) -> None:
         self.path, self.every = path, every
-        self._written = -1
+        self._written = self._before = -1
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Remember the step, which a batch does not end where gradients are accumulated."""
+        self._before = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Write after every so many steps, and where a limit of steps or time is reached."""
         stops = trainer.should_stop or trainer.global_step == trainer.max_steps
-        if (trainer.global_step % self.every == 0 or stops) and not _whole_epoch(trainer):
+        due = trainer.global_step % self.every == 0 and trainer.global_step != self._before
+        if (due or stops) and not _whole_epoch(trainer):
             self._write(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

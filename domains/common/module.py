@@ -54,6 +54,14 @@ class HeptadModule(LightningModule, ABC):
     def free_axes(self) -> tuple[dict[int, str], ...]:
         """For each of these inputs, axis -> name of those whose size an exported program leaves free."""
 
+    def least_sizes(self) -> dict[str, int]:
+        """Name of a free axis -> its least size in an exported program; by default 0, for every axis."""
+        return {}
+
+    def exportable(self) -> nn.Module:
+        """Make what `export` writes as a program, with the inputs of `example_inputs`; by default it is `net`."""
+        return self.net
+
     @abstractmethod
     def evaluate(self, predictions: pl.DataFrame, *, replicates: int, seed: int) -> dict[str, Estimate]:
         """Metrics with intervals over the independent unit, from the predictions table."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,6 +24,15 @@ def write_tables(path: Path, parts: Iterable[pl.DataFrame]) -> None:
     if writer is not None:
         writer.close()
         partial.replace(path)
+
+
+def clear_files(folder: Path, *suffixes: str) -> None:
+    """Remove files of these suffixes, which an earlier run wrote, and the folder where nothing else is in it."""
+    for path in folder.glob("*") if folder.is_dir() else ():
+        if path.suffix in suffixes:
+            path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def write_whole(path: Path, content: bytes) -> None:

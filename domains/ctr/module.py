@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import polars as pl
@@ -16,6 +15,7 @@ from torchmetrics.classification import BinaryAUROC
 
 from domains.common.attention import FieldAttention
 from domains.common.errors import ConfigError
+from domains.common.hub import plain
 from domains.common.intervals import Estimate
 from domains.common.loader import Batch
 from domains.common.module import HeptadModule
@@ -23,7 +23,7 @@ from domains.common.optim import AdamForm, LazyAdam
 from domains.common.sharded import Placement, ShardedTable, share_states
 from domains.common.slicing import sliced_sum
 from domains.common.table import EmbeddingTable, Table
-from domains.ctr.autoint import AutoInt, Variant
+from domains.ctr.autoint import AutoInt
 from domains.ctr.evaluation import evaluate_clicks
 from domains.ctr.logistic import LogisticRegression
 from domains.ctr.losses import click_loss, l2_penalty
@@ -169,20 +169,6 @@ class AutoIntModule(ClickModule):
 
     Args:
         fields: taken from the data.
-        dim: embedding size.
-        depth: interacting layers.
-        width: width of each interacting layer, or one number per layer.
-        heads: attention heads.
-        variant: whose reading of the maths: official, paper, fuxictr, deepctr_torch or recbole.
-        deep: widths of the feed-forward net; empty for AutoInt, e.g. [400, 400] for AutoInt+.
-        deep_batch_norm: batch normalisation in it.
-        wide: linear term; default as the variant has it.
-        residual: residual maps in the interacting layers.
-        scaled: scores scaled by 1 / sqrt(head size); default as the variant has it.
-        layer_norm: layer normalisation; default as the variant has it.
-        dropout: probability of dropping an attention weight.
-        embedding_dropout: probability of dropping an element of the embeddings.
-        deep_dropout: probability of dropping an activation of the feed-forward net.
         lr: learning rate.
         table_update: `lazy` updates the table rows that a batch touches (fast, an approximation); `dense` all rows.
         adam: where Adam's eps stands; `tensorflow` is the official program's.
@@ -193,6 +179,7 @@ class AutoIntModule(ClickModule):
         compile: compile the network behind the tables (needs a C++ compiler); batches are then not sliced.
         table_placement: `replicated` keeps the tables on every process; `sharded` divides their rows among the
             processes, for tables that outgrow one device (needs `lazy`; checkpoints are the same).
+        network: options of `AutoInt`.
     """
 
     net: AutoInt
@@ -200,20 +187,6 @@ class AutoIntModule(ClickModule):
     def __init__(
         self,
         fields: list[dict[str, Any]],
-        dim: int = 16,
-        depth: int = 3,
-        width: int | list[int] = 64,
-        heads: int = 2,
-        variant: Variant = "official",
-        deep: Sequence[int] = (),
-        deep_batch_norm: bool = False,
-        wide: bool | None = None,
-        residual: bool = True,
-        scaled: bool | None = None,
-        layer_norm: bool | None = None,
-        dropout: float = 0.0,
-        embedding_dropout: float = 0.0,
-        deep_dropout: float = 0.0,
         lr: float = 1e-3,
         table_update: TableUpdate = "lazy",
         adam: AdamForm = "torch",
@@ -223,34 +196,17 @@ class AutoIntModule(ClickModule):
         seed: int = 0,
         compile: bool = False,
         table_placement: Placement = "replicated",
+        **network: Any,
     ) -> None:
         super().__init__(lr, table_update, adam, table_l2, deep_l2, lr_patience, seed, table_placement)
-        deep = list(deep)
+        network = plain(network)
         self.save_hyperparameters()
-        self.net = AutoInt(
-            fields,
-            dim=dim,
-            depth=depth,
-            width=width,
-            heads=heads,
-            variant=variant,
-            deep=deep,
-            deep_batch_norm=deep_batch_norm,
-            wide=wide,
-            residual=residual,
-            scaled=scaled,
-            layer_norm=layer_norm,
-            dropout=dropout,
-            embedding_dropout=embedding_dropout,
-            deep_dropout=deep_dropout,
-            sparse=table_update == "lazy",
-            placement=table_placement,
-        )
+        self.net = AutoInt(fields, sparse=table_update == "lazy", rows=None, placement=table_placement, **network)
         if compile:
             self.net.compile_interaction()
         # half a megabyte of activations, which stays in the cache of a core; rows of a batch-normalised net depend on
         # each other, and a compiled net takes batches of one size
-        self.slice_rows = None if compile or (deep and deep_batch_norm) else max(16, 2048 // max(self.widest, 1))
+        self.slice_rows = None if compile or network.get("deep_batch_norm") else max(16, 2048 // max(self.widest, 1))
 
     @property
     def widest(self) -> int:

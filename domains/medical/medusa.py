@@ -160,7 +160,7 @@ class MEDUSA(nn.Module):
         width: w of the body; default 24, and 8.
         levels: of the body; default 5, and 3.
         hidden: channels inside a head; default 64, and 16.
-        gate: see `InjectionHead`.
+        gate: `channel`, `sigmoid` or `spatial`, see `InjectionHead`.
         taps: stages that have a head, counted from 1; none of them makes it the plain ResNet, without body.
         imagenet_statistics: subtract ImageNet's mean colour and divide by its standard deviation, as a backbone that
             was trained there expects; for three channels.

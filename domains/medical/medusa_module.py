@@ -12,13 +12,12 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from domains.common.attention.injection import Gate
 from domains.common.errors import CheckpointMismatchError, ConfigError
 from domains.common.files import fill, read_tensors
-from domains.common.hub import network_tensors
+from domains.common.hub import network_tensors, plain
 from domains.common.loader import Batch
 from domains.common.schedules import cosine_factor, training_steps
-from domains.medical.medusa import MEDUSA, Configuration
+from domains.medical.medusa import MEDUSA
 from domains.medical.module import DiagnosisModule
 from domains.medical.segmentation import lung_loss, nothing
 
@@ -33,13 +32,6 @@ class MEDUSAModule(DiagnosisModule):
         classes: taken from the data.
         side: taken from the data.
         gray_side: taken from the data.
-        configuration: `medusa_resnet50` or `medusa_tiny`.
-        channels: of the image that the network takes; default 3, and 1 for `medusa_tiny`; grey images are repeated.
-        width: of the body; default 24, and 8.
-        levels: of the body; default 5, and 3.
-        hidden: channels inside a head; default 64, and 16.
-        gate: `channel`, `sigmoid` or `spatial`, see `InjectionHead`.
-        taps: stages that have a head; `[]` makes it the plain ResNet, as the baseline.
         backbone_weights: ImageNet weights of torchvision's ResNet-50 (safetensors file or torch state dict); none: it
             starts at random. The network then also subtracts ImageNet's mean colour.
         body_weights: a run of system medusa-body (its `model` directory or a checkpoint); none: the body starts at
@@ -53,6 +45,7 @@ class MEDUSAModule(DiagnosisModule):
         label_smoothing: share of each label that is spread over all classes.
         class_weights: weight of each class in the loss; none: all the same.
         seed: of the run.
+        network: options of `MEDUSA`; without `taps` it is the plain ResNet, as the baseline.
 
     Raises:
         ConfigError: an option is out of range.
@@ -65,13 +58,6 @@ class MEDUSAModule(DiagnosisModule):
         classes: list[str],
         side: int | None = None,
         gray_side: int | None = None,
-        configuration: Configuration = "medusa_resnet50",
-        channels: int | None = None,
-        width: int | None = None,
-        levels: int | None = None,
-        hidden: int | None = None,
-        gate: Gate = "channel",
-        taps: list[int] = [1, 2, 3, 4],  # noqa: B006 (never changed; checkpoints hold lists, not tuples)
         backbone_weights: str | None = None,
         body_weights: str | None = None,
         lr: float = 2e-4,
@@ -83,25 +69,17 @@ class MEDUSAModule(DiagnosisModule):
         label_smoothing: float = 0.0,
         class_weights: list[float] | None = None,
         seed: int = 0,
+        **network: Any,
     ) -> None:
+        network = plain(network)  # checkpoints hold lists, not tuples
         super().__init__(classes, lr, min_lr, weight_decay, warmup, class_weights, seed)
         ranges = {"body_lr": body_lr, "segmentation": segmentation, "label_smoothing": label_smoothing}
         for name, value in ranges.items():
             if not 0 <= value < (1 if name == "label_smoothing" else float("inf")):
                 raise ConfigError(f"model.{name} is {value}; it must be at least 0{', below 1' * (name[0] == 'l')}")
-        if not taps and (segmentation or body_weights):
+        self.net = MEDUSA(len(classes), imagenet_statistics=backbone_weights is not None, **network)
+        if not self.net.taps and (segmentation or body_weights):
             raise ConfigError("without model.taps there is no body; leave out model.segmentation and body_weights")
-        self.net = MEDUSA(
-            len(classes),
-            configuration,
-            channels,
-            width,
-            levels,
-            hidden,
-            gate,
-            taps,
-            imagenet_statistics=backbone_weights is not None,
-        )
         self.net.side, self.net.gray_side = side or self.net.side, gray_side or self.net.gray_side
         self.backbone_weights, self.body_weights = backbone_weights, body_weights
         self.body_lr, self.segmentation, self.label_smoothing = body_lr, segmentation, label_smoothing

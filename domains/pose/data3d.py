@@ -94,7 +94,9 @@ class SequenceData(HeptadData):
                 "keypoints before they are prepared"
             )
         filled = (name for name, entry in card["splits"].items() if entry["rows"])
-        return ClipStore(self.predict_root, card, next(filled, "test"), self.keypoints)
+        # keypoints to be lifted, without poses, are of one kind
+        keypoints = self.keypoints if card.get("poses", True) else PREPARED
+        return ClipStore(self.predict_root, card, next(filled, "test"), keypoints)
 
     def store(self, split: str) -> WindowStore | ClipStore:
         """Windows to train on, or the clips of another split."""
@@ -161,7 +163,7 @@ class SequenceData(HeptadData):
         if other:
             print(
                 f"{clips.root}: {other[0]:g} frames a second, trained with {', '.join(f'{r:g}' for r in trained)}: "
-                "the network takes motion for faster or slower than it is; prepare with --rate where that divides",
+                "it takes motion for faster or slower than it is; train on data of that rate (prep has --rate)",
                 file=sys.stderr,
             )
 

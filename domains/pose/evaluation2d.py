@@ -17,7 +17,6 @@ import polars as pl
 from domains.common.intervals import Estimate, joint_bootstrap
 from domains.common.writing import write_whole
 from domains.pose.grouppose import PERSON
-from domains.pose.grouppose_post import VISIBILITY
 from domains.pose.keypoint_ap import (
     AREAS,
     CROWDS,
@@ -196,10 +195,14 @@ def keypoints_near(
 
 
 def write_results(table: pl.DataFrame, directory: Path) -> Path:
-    """Write detections as a results file of COCO; the third number of each keypoint is a constant, see `VISIBILITY`."""
+    """Write detections as a results file of COCO.
+
+    The third number of each keypoint is 1, as COCO recommends: the network says nothing of single keypoints, and the
+    constant of the official program (0.731) is easily taken for a confidence.
+    """
     points = np.stack([np.asarray(row, np.float64) for row in table["keypoints"]]) if len(table) else np.zeros((0, 2))
     points = points.reshape(len(table), -1, 2).round(3)
-    triples = np.concatenate([points, np.full_like(points[..., :1], round(VISIBILITY, 6))], 2).reshape(len(table), -1)
+    triples = np.concatenate([points, np.ones_like(points[..., :1])], 2).reshape(len(table), -1)
     columns = (table["image_id"].to_list(), triples, table["score"].to_numpy().astype(np.float64).round(6).tolist())
     entries = (
         msgspec.json.encode({"image_id": image, "category_id": PERSON, "keypoints": row.tolist(), "score": score})

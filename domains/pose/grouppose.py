@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from domains.common.attention import GroupSelfAttention, MultiScaleDeformableAttention
 from domains.common.attention.deformable import Backend
 from domains.common.errors import ConfigError
+from domains.common.hub import plain
 from domains.pose.backbone import make_backbone
 from domains.pose.grouppose_decoder import MLP, Decoded, GroupPoseDecoder, with_centre
 from domains.pose.grouppose_encoder import (
@@ -146,32 +147,9 @@ class GroupPose(nn.Module):
         fuse: bool = True,
         backend: Backend = "auto",
     ) -> None:
+        given = plain({name: value for name, value in locals().items() if name not in ("self", "__class__")})
         super().__init__()
-        self.arguments: dict[str, Any] = {
-            "keypoints": keypoints,
-            "queries": queries,
-            "backbone": backbone,
-            "channels": None if channels is None else list(channels),
-            "dim": dim,
-            "heads": heads,
-            "encoder_depth": encoder_depth,
-            "decoder_depth": decoder_depth,
-            "hidden": hidden,
-            "levels": levels,
-            "encoder_points": encoder_points,
-            "decoder_points": decoder_points,
-            "classes": classes,
-            "dropout": dropout,
-            "temperature": temperature,
-            "aux_hidden_inplace": aux_hidden_inplace,
-            "mask_invalid_proposals": mask_invalid_proposals,
-            "learnable_tgt_init": learnable_tgt_init,
-            "exact_padding": exact_padding,
-            "dilation": dilation,
-            "checkpointing": checkpointing,
-            "fuse": fuse,
-            "backend": backend,
-        }
+        self.arguments: dict[str, Any] = given
         _check(self.arguments)
         self.keypoints, self.queries, self.dim, self.temperature = keypoints, queries, dim, temperature
         self.mask_invalid_proposals, self.exact_padding = mask_invalid_proposals, exact_padding
@@ -191,18 +169,9 @@ class GroupPose(nn.Module):
         self.content: Tensor | None
         self.register_buffer("content", torch.zeros(queries, dim) if learnable_tgt_init else None)
         self.decoder = GroupPoseDecoder(
-            dim,
-            decoder_depth,
-            heads,
-            hidden,
-            levels,
-            decoder_points,
-            classes,
-            dropout,
-            backend,
-            aux_hidden_inplace,
+            dim, decoder_depth, heads, hidden, levels, decoder_points, classes, dropout, backend, aux_hidden_inplace,
             position_in_batch=not exact_padding,
-        )
+        )  # fmt: skip
         self._start()
 
     def _start(self) -> None:
@@ -241,8 +210,8 @@ class GroupPose(nn.Module):
             images (B, 3, H, W), padding (B, H, W) bool.
 
         Raises:
-            ConfigError: there is no backbone.
-            ValueError: see `detect`.
+            ConfigError: there is no backbone, or see `detect`.
+            ValueError: images of another shape.
         """
         if self.backbone is None:
             raise ConfigError("this network has no backbone; give its maps to detect()")
@@ -265,7 +234,7 @@ class GroupPose(nn.Module):
             maps (B, C_l, H_l, W_l), padding (B, H, W) bool.
 
         Raises:
-            ValueError: the images have fewer tokens than there are queries.
+            ConfigError: the images have fewer tokens than there are queries.
         """
         projected = self.projection(maps)
         return self._detect(projected, [map_padding(padding, (x.shape[2], x.shape[3])) for x in projected])
@@ -306,7 +275,7 @@ class GroupPose(nn.Module):
         Shape:
             projected (B, D, H_l, W_l), masks (B, H_l, W_l) bool.
         """
-        sizes = [(int(x.shape[2]), int(x.shape[3])) for x in projected]
+        sizes = [(x.shape[2], x.shape[3]) for x in projected]  # free in an exported program
         extent = torch.tensor([(w, h) for h, w in sizes], dtype=torch.float32, device=masks[0].device)
         ratios = torch.stack([real_sizes(mask) for mask in masks], 1) / extent
         position = torch.cat(
@@ -324,8 +293,9 @@ class GroupPose(nn.Module):
         """Tokens that become queries (B, N), what they propose, and their content (B, N, D)."""
         tokens = memory.tokens.shape[1]
         if tokens < self.queries:
-            raise ValueError(
-                f"images with {tokens} tokens cannot fill {self.queries} queries; give larger images or fewer queries"
+            raise ConfigError(
+                f"images with {tokens} tokens cannot fill {self.queries} queries; give larger images (data.shorter) or"
+                " fewer queries (model.queries)"
             )
         logit, invalid = _proposals(memory)
         proposed = self.selection_norm(self.selection(memory.tokens.masked_fill(invalid[..., None], 0.0)))

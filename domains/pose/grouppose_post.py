@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from domains.pose.grouppose import PERSON, Predictions
+from domains.pose.grouppose import PERSON, GroupPose, Predictions
 
 SELECT = 50
 # the network has no visibility head; the official program writes sigmoid(1) in its place, which says nothing
@@ -70,6 +70,27 @@ def detections(predictions: Predictions, sizes: Sequence[tuple[int, int]], selec
         chosen = points[index[image] // classes] * points.new_tensor([width, height])
         found.append(Detections(scores[image], index[image] % classes, chosen))
     return found
+
+
+class PersonDetector(nn.Module):
+    """Group Pose with tensors alone as its outputs, for programs that run without this project.
+
+    Args:
+        net: the network.
+
+    Shape:
+        images (B, 3, H, W) as the network takes them, padding (B, H, W) bool -> scores (B, N) of persons in 0..1, and
+        keypoints (B, N, K, 2) as shares of width and height of the image without its padding.
+    """
+
+    def __init__(self, net: GroupPose) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
+        """Find persons."""
+        found = self.net(images, padding).final
+        return found.logits[..., PERSON].sigmoid(), found.keypoints
 
 
 def coco_results(image_id: int, found: Detections) -> list[dict[str, Any]]:

@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from domains.common.attention.deformable import Backend
 from domains.common.errors import ConfigError, HeptadError
+from domains.common.hub import plain
 from domains.common.intervals import Estimate
 from domains.common.loader import Batch
 from domains.common.module import HeptadModule
 from domains.common.schedules import training_steps
-from domains.pose.data2d import persons
+from domains.pose.data import persons
 from domains.pose.evaluation2d import (
     NEAR,
     PCK,
@@ -33,11 +33,13 @@ from domains.pose.evaluation2d import (
 )
 from domains.pose.grouppose import GroupPose
 from domains.pose.grouppose_criterion import GroupPoseCriterion, NonFinitePredictionError
-from domains.pose.grouppose_post import SELECT, detections
+from domains.pose.grouppose_post import SELECT, PersonDetector, detections
 from domains.pose.keypoint_ap import Protocol, evaluate
 from domains.pose.people import PeopleStore
+from domains.pose.people_outputs import TIMED, Keypoints, write_people
 from domains.pose.weights import start_from
 
+FIRST_STRIDE = 8  # of a backbone's maps; the small one begins at 4
 LOGGED = ("loss_ce", "loss_keypoints", "loss_oks", "class_error")
 
 
@@ -61,31 +63,15 @@ class GroupPoseModule(HeptadModule):
             (torchvision), Swin, Group Pose, or another program with names like Deformable DETR's; what does not fit
             starts at random.
         select: pairs of instance and class of an image that are kept, best first.
+        shown: score from which `predict` draws a person, and follows it over the frames of a video.
+        pictures: images that `predict` draws at most, besides videos; 0: it draws nothing.
         lr: learning rate.
         backbone_lr: that of the backbone.
         weight_decay: of all parameters.
         drop: epoch at whose beginning learning rates drop to a tenth (of 60 for COCO; 70 of 80 for CrowdPose).
         warmup: steps in which learning rates rise from 0; none in the official program.
-        queries: see `GroupPose`, as all that follow.
-        backbone: r50, swin_t, swin_b, swin_l, or small.
-        dim: see `GroupPose`.
-        heads: see `GroupPose`.
-        encoder_depth: see `GroupPose`.
-        decoder_depth: see `GroupPose`.
-        hidden: see `GroupPose`.
-        levels: see `GroupPose`.
-        encoder_points: see `GroupPose`.
-        decoder_points: see `GroupPose`.
-        dropout: see `GroupPose`.
-        aux_hidden_inplace: see `GroupPose`.
-        mask_invalid_proposals: see `GroupPose`.
-        learnable_tgt_init: see `GroupPose`.
-        exact_padding: see `GroupPose`.
-        dilation: see `GroupPose`.
-        checkpointing: see `GroupPose`.
-        fuse: see `GroupPose`.
-        backend: see `GroupPose`.
         seed: of the run.
+        network: options of `GroupPose`.
 
     Raises:
         ConfigError: an option is out of range.
@@ -101,33 +87,18 @@ class GroupPoseModule(HeptadModule):
         protocol: Protocol = "coco",
         pretrained: str | None = None,
         select: int = SELECT,
+        shown: float = 0.3,
+        pictures: int = 20,
         lr: float = 1e-4,
         backbone_lr: float = 1e-5,
         weight_decay: float = 1e-4,
         drop: int = 50,
         warmup: int = 0,
-        queries: int = 100,
-        backbone: str = "r50",
-        dim: int = 256,
-        heads: int = 8,
-        encoder_depth: int = 6,
-        decoder_depth: int = 6,
-        hidden: int = 2048,
-        levels: int = 4,
-        encoder_points: int = 4,
-        decoder_points: int = 4,
-        dropout: float = 0.0,
-        aux_hidden_inplace: bool = True,
-        mask_invalid_proposals: bool = False,
-        learnable_tgt_init: bool = False,
-        exact_padding: bool = False,
-        dilation: bool = False,
-        checkpointing: bool = False,
-        fuse: bool = True,
-        backend: Backend = "auto",
         seed: int = 0,
+        **network: Any,
     ) -> None:
         super().__init__()
+        network = plain(network)  # checkpoints hold lists, not tuples
         self.save_hyperparameters()
         if lr <= 0 or backbone_lr < 0 or weight_decay < 0:
             raise ConfigError("model.lr must be above 0, model.backbone_lr and weight_decay at least 0")
@@ -135,7 +106,10 @@ class GroupPoseModule(HeptadModule):
             raise ConfigError("model.drop and model.select must be at least 1, model.warmup at least 0")
         if len(sigmas) != n_keypoints or not all(sigma > 0 for sigma in sigmas):
             raise ConfigError(f"model.sigmas: give {n_keypoints} numbers above 0, one for each keypoint")
+        if not 0 <= shown <= 1 or pictures < 0:
+            raise ConfigError("model.shown must be from 0 to 1, model.pictures at least 0")
         self.sigmas, self.protocol_name, self.pretrained, self.select = list(sigmas), protocol, pretrained, select
+        self.shown, self.pictures = shown, pictures
         self.lr, self.backbone_lr, self.weight_decay, self.drop, self.warmup = (
             lr,
             backbone_lr,
@@ -144,28 +118,7 @@ class GroupPoseModule(HeptadModule):
             warmup,
         )
         self.seed = seed
-        self.net = GroupPose(
-            n_keypoints,
-            queries,
-            backbone,
-            dim=dim,
-            heads=heads,
-            encoder_depth=encoder_depth,
-            decoder_depth=decoder_depth,
-            hidden=hidden,
-            levels=levels,
-            encoder_points=encoder_points,
-            decoder_points=decoder_points,
-            dropout=dropout,
-            aux_hidden_inplace=aux_hidden_inplace,
-            mask_invalid_proposals=mask_invalid_proposals,
-            learnable_tgt_init=learnable_tgt_init,
-            exact_padding=exact_padding,
-            dilation=dilation,
-            checkpointing=checkpointing,
-            fuse=fuse,
-            backend=backend,
-        )
+        self.net = GroupPose(n_keypoints, channels=None, classes=2, temperature=20.0, **network)
         self.criterion = GroupPoseCriterion(sigmas)
         self._validated: list[tuple[Tensor, ...]] = []
 
@@ -289,7 +242,8 @@ class GroupPoseModule(HeptadModule):
         """One row for each detection, best first in each image; of a test also one for each annotated person."""
         if self.trainer.testing:
             return self._annotated(predictions, "test")
-        facts = self._store("predict").frame.select("row", "image_id", "file", "width", "height")
+        frame = self._store("predict").frame
+        facts = frame.select("row", "image_id", "file", "width", "height", *(n for n in TIMED if n in frame.columns))
         return with_facts(detected_persons(predictions), facts)
 
     def _store(self, split: str) -> PeopleStore:
@@ -312,8 +266,10 @@ class GroupPoseModule(HeptadModule):
         return evaluate_table(predictions, self.sigmas, self.protocol_name, replicates=replicates, seed=seed)
 
     def write_beside(self, predictions: pl.DataFrame, directory: Path) -> None:
-        """Write the detections as a results file of COCO."""
+        """Write the detections as a results file of COCO, tracks of videos, and pictures; see `write_people`."""
         write_results(predictions, directory)
+        store, known = self._store("predict"), Keypoints.of(self.trainer.datamodule.card)  # type: ignore[attr-defined]
+        write_people(predictions, store, known, directory, shown=self.shown, pictures=self.pictures)
 
     def protocol(self, data: Any) -> str:
         """Say how the metrics are measured."""
@@ -329,15 +285,31 @@ class GroupPoseModule(HeptadModule):
         )
 
     def example_inputs(self, rows: int = 2, length: int = 3) -> tuple[Tensor, ...]:
-        """Images with enough tokens for all queries."""
-        side = 64
-        while (side // 32) ** 2 * 21 < self.net.queries:  # maps at strides 8, 16 and 32
-            side += 32
-        return (torch.randn(rows, 3, side, side + 32 * (length % 2)),)
+        """Images of any size with enough tokens for all queries, and their padding, which the last one has."""
+        side = self._least_side()
+        height, width = side + length, side + 7 * length
+        images, padding = torch.randn(rows, 3, height, width), torch.zeros(rows, height, width, dtype=torch.bool)
+        padding[-1, height - length :], padding[-1, :, width - 5 * length :] = True, True
+        return images.masked_fill(padding[:, None], 0.0), padding
 
     def free_axes(self) -> tuple[dict[int, str], ...]:
-        """The images of a batch."""
-        return ({0: "images"},)
+        """The images of a batch, and their size."""
+        return ({0: "images", 2: "height", 3: "width"}, {0: "images", 1: "height", 2: "width"})
+
+    def least_sizes(self) -> dict[str, int]:
+        """As many pixels as all queries need."""
+        return dict.fromkeys(("height", "width"), self._least_side())
+
+    def _least_side(self) -> int:
+        """Pixels of a side with two places on the last level, and enough tokens on the first three, for all queries."""
+        side = (FIRST_STRIDE << (int(self.net.arguments["levels"]) - 1)) + 1
+        while (side // 32) ** 2 * 21 < self.net.queries:
+            side += 32
+        return side
+
+    def exportable(self) -> PersonDetector:
+        """Scores and keypoints of all instances, with the plain form of deformable attention."""
+        return PersonDetector(self.net)
 
 
 def _name(batch: Batch, image: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -11,14 +12,15 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import ExponentialLR
 
-from domains.common.attention.convolutional import Centring, Mixing, Path
 from domains.common.errors import ConfigError, PreparedDataError
+from domains.common.hub import plain
 from domains.common.intervals import Estimate
 from domains.common.loader import Batch
 from domains.common.module import HeptadModule
-from domains.pose.convformer import Activation, ConvFormer
+from domains.pose.convformer import ConvFormer
 from domains.pose.evaluation3d import PREDICTED, TARGET, evaluate_poses, evaluate_scores, known_runs, score_all
 from domains.pose.layouts import find_layout
+from domains.pose.lift_outputs import write_lifted
 from domains.pose.lifting import lift
 from domains.pose.metrics3d import METRICS, Clip, joint_distances, mpjpe, p_mpjpe
 from domains.pose.sequences import PREPARED
@@ -36,26 +38,14 @@ class LiftModule(HeptadModule):
         joints: J, taken from the data.
         frames: T of a window, taken from the data.
         layout: name of the joints' layout, taken from the data.
-        dim: features of a joint.
-        heads: of both attentions.
-        spatial_blocks: blocks within frames.
-        temporal_blocks: blocks over frames.
-        kernels: odd sizes of the parallel convolutions.
-        mixing: how their weights are normalised: softmax, sum or free.
-        mixing_per_head: each head weighs them by itself.
-        centring: same (padding alike on both sides) or shifted.
-        activation: of the feed-forward networks: gelu or relu.
-        ratio: width of a feed-forward network over that of its input.
-        final_norms: a norm behind each of the two stages.
-        dropout: of aggregated queries, keys and values.
-        drop_path: rate of stochastic depth in the last block of each stage.
-        path: merged (parallel convolutions run as one) or branches; the same but for rounding.
         lr: learning rate.
         lr_decay: factor of the learning rate behind each epoch.
         weight_decay: decoupled (AdamW); 0, as published, is Adam.
         amsgrad: never divide by less than the largest second moment, as VideoPose3D does.
         flip_test: a prediction is the mean with that of the mirrored clip, as published.
+        pictures: clips that `predict` draws on a sheet at most, the longest first, which moves, too; 0: draws none.
         seed: of dropout.
+        network: options of `ConvFormer`.
 
     Raises:
         ConfigError: an option is out of range.
@@ -69,30 +59,20 @@ class LiftModule(HeptadModule):
         joints: int = 17,
         frames: int = 9,
         layout: str = "h36m-17",
-        dim: int = 32,
-        heads: int = 8,
-        spatial_blocks: int = 2,
-        temporal_blocks: int = 2,
-        kernels: tuple[int, ...] = (7, 7, 7),
-        mixing: Mixing = "softmax",
-        mixing_per_head: bool = False,
-        centring: Centring = "same",
-        activation: Activation = "gelu",
-        ratio: int = 2,
-        final_norms: bool = True,
-        dropout: float = 0.2,
-        drop_path: float = 0.2,
-        path: Path = "merged",
         lr: float = 1e-3,
         lr_decay: float = 0.95,
         weight_decay: float = 0.0,
         amsgrad: bool = True,
         flip_test: bool = True,
+        pictures: int = 6,
         seed: int = 0,
+        **network: Any,
     ) -> None:
         super().__init__()
+        network = plain(network)  # checkpoints hold lists, not tuples
         self.save_hyperparameters()
-        self.hparams["kernels"] = list(kernels)  # tuples are no plain values
+        if pictures < 0:
+            raise ConfigError(f"model.pictures is {pictures}; give 0 or more")
         if lr <= 0 or weight_decay < 0 or not 0 < lr_decay <= 1:
             raise ConfigError("model.lr must be above 0, weight_decay at least 0, and lr_decay above 0 and at most 1")
         self.layout = find_layout(layout)
@@ -101,25 +81,8 @@ class LiftModule(HeptadModule):
                 f"model.joints is {joints}, layout {layout} has {len(self.layout.joints)}; give its number"
             )
         self.lr, self.lr_decay, self.weight_decay, self.amsgrad = lr, lr_decay, weight_decay, amsgrad
-        self.flip_test, self.seed = flip_test, seed
-        self.net = ConvFormer(
-            frames,
-            joints,
-            dim,
-            heads,
-            spatial_blocks,
-            temporal_blocks,
-            kernels,
-            mixing=mixing,
-            mixing_per_head=mixing_per_head,
-            centring=centring,
-            activation=activation,
-            ratio=ratio,
-            final_norms=final_norms,
-            dropout=dropout,
-            drop_path=drop_path,
-            path=path,
-        )
+        self.flip_test, self.pictures, self.seed = flip_test, pictures, seed
+        self.net = ConvFormer(frames, joints, norm_eps=1e-6, reparameterised=False, **network)
         self._merged: list[ConvFormer] = []  # in a list, so that its weights are not this module's
         self._validated: list[Clip] = []
 
@@ -234,6 +197,11 @@ class LiftModule(HeptadModule):
     def evaluate(self, predictions: pl.DataFrame, *, replicates: int, seed: int) -> dict[str, Estimate]:
         """See `evaluate_poses`."""
         return evaluate_poses(predictions, replicates=replicates, seed=seed)
+
+    def write_beside(self, predictions: pl.DataFrame, directory: Path) -> None:
+        """Write a table of joints, a sheet of poses and moving pictures; see `write_lifted`."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        write_lifted(predictions, data.clips("predict"), self.layout, directory, pictures=self.pictures)
 
     def protocol(self, data: Any) -> str:
         """Say how the metrics are measured."""

@@ -97,6 +97,7 @@ class ClipStore(IndexStore):
     def __init__(self, root: Path, card: Mapping[str, Any], split: str, keypoints: str = PREPARED) -> None:
         super().__init__(root, read_index(root, card, split, INDEX), split)
         self.layout, self.keypoints = layout_of(card, root), keypoints
+        self.poses = bool(card.get("poses", True))  # else there are keypoints alone, to be lifted
         frames = self.frame["frames"].to_numpy().astype(np.int64) if len(self.frame) else np.zeros(0, np.int64)
         self.frames = torch.from_numpy(frames)
         self.first = torch.from_numpy(np.cumsum(frames) - frames)  # row of each clip's first frame
@@ -112,6 +113,9 @@ class ClipStore(IndexStore):
         tensors = _tensors(path)
         name = PREPARED if self.keypoints == PROJECTED else self.keypoints
         joints = len(self.layout.joints)
+        if not self.poses:
+            blank = {"pose_3d": torch.zeros(entry["frames"], joints, 3)}
+            tensors |= blank | {"valid_3d": torch.zeros(entry["frames"], joints, dtype=torch.bool)}
         wanted = {name: (joints, 2), "pose_3d": (joints, 3), "valid_3d": (joints,)}
         for each, shape in wanted.items():
             if each not in tensors:

@@ -60,6 +60,24 @@ def test_a_missing_library_is_one_line(capsys, monkeypatch):
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["fit", "--config", "demo", "--model.dimm", "3"], "did you mean --model.dim?"),
+        (["fit", "--config", "demo", "--model.dim", "wide"], "\"model.dim\": Expected a <class 'int'>"),
+        (["fit"], "required: --data.root"),
+        (["prep", "criteo", "--rw", "x"], "did you mean --raw?"),
+    ],
+)
+def test_a_mistyped_option_is_one_line(capsys, words, said):
+    assert cli.main(["ctr", *words]) == 2
+    shown = capsys.readouterr().err.strip()
+    assert said in shown and "\n" not in shown
+    assert shown.endswith(
+        f"heptad ctr {' '.join(words[:2] if words[0] == 'prep' else words[:1])} --help lists the options"
+    )
+
+
 def test_options_of_other_data_sets_are_not_shown(capsys):
     with pytest.raises(SystemExit):
         cli.main(["medical", "prep", "covidx", "--help"])

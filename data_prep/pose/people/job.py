@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -257,7 +257,7 @@ def _describe(
         "name": options.dataset,
         "version": tool_version(),
         "licence": listing.licence,
-        "sources": [*(describe_source(path) for path in lists), _describe_images(listing)],
+        "sources": [*(describe_source(path) for path in lists), describe_images(listing.root, listing.images.paths())],
         "keypoints": listing.keypoints.entry(),
         "units": "pixels, from the left and the top edge of the image",
         "area": "box" if options.dataset == "crowdpose" else "given",
@@ -292,14 +292,19 @@ def tally(found: Sequence[Reject]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _describe_images(listing: Listing) -> dict[str, Any]:
-    """Entry of all image files: their digest is that of names and sizes, so that it is known in seconds."""
-    digest, total = hashlib.sha256(), 0
-    for path in listing.images.paths():
-        size = (listing.root / path).stat().st_size
+def describe_images(root: Path, paths: Iterable[str]) -> dict[str, Any]:
+    """Entry of image files in `sources`: the digest is that of names and sizes, so that it is known in seconds.
+
+    Args:
+        root: folder above all of them.
+        paths: below it.
+    """
+    digest, total, count = hashlib.sha256(), 0, 0
+    for path in paths:
+        size = (root / path).stat().st_size
         digest.update(f"{path}\t{size}\n".encode())
-        total += size
-    return {"path": IMAGE_FILES, "bytes": total, "sha256": digest.hexdigest(), "files": len(listing.images)}
+        total, count = total + size, count + 1
+    return {"path": IMAGE_FILES, "bytes": total, "sha256": digest.hexdigest(), "files": count}
 
 
 def _find_finished(
@@ -314,7 +319,7 @@ def _find_finished(
         return None
     manifest = read_manifest(out)
     with translate_os_errors(out):
-        found = [*(describe_source(path) for path in lists), _describe_images(listing)]
+        found = [*(describe_source(path) for path in lists), describe_images(listing.root, listing.images.paths())]
     same_place = manifest.get("image_root") == str(listing.root)
     if manifest.get("command") == command and manifest.get("sources") == found and same_place:
         return manifest

@@ -71,7 +71,7 @@ def unpack_poses(source: Source, folder: Path) -> dict[str, Any]:
         CorruptRecordError: the file is no such file.
     """
     arrays: list[list[str]] = []
-    for subject, sequence, pose in _walk(source.path, read_npz(source.path), "positions_3d"):
+    for subject, sequence, pose in walk_positions(source.path, read_npz(source.path), "positions_3d"):
         if not _numbers(pose) or pose.ndim != 3 or pose.shape[2] != 3:
             raise CorruptRecordError(source.path, f"{subject}, {sequence}", "is no array (frames, joints, 3)")
         save_array(folder, pose, arrays, subject, sequence, "pose", "")
@@ -86,7 +86,7 @@ def unpack_points(source: Source, folder: Path) -> dict[str, Any]:
     """
     arrays: list[list[str]] = []
     content = read_npz(source.path)
-    for subject, sequence, cameras in _walk(source.path, content, "positions_2d"):
+    for subject, sequence, cameras in walk_positions(source.path, content, "positions_2d"):
         several = list(cameras) if isinstance(cameras, list | np.ndarray) else [None]
         for camera, points in enumerate(several):
             if not _numbers(points) or points.ndim != 3 or points.shape[2] not in (2, 3):
@@ -96,7 +96,12 @@ def unpack_points(source: Source, folder: Path) -> dict[str, Any]:
     return {"arrays": arrays, "metadata": _plain(content.get("metadata"))}
 
 
-def _walk(path: Path, content: dict[str, Any], key: str) -> list[tuple[str, str, Any]]:
+def walk_positions(path: Path, content: dict[str, Any], key: str) -> list[tuple[str, str, Any]]:
+    """Subject, sequence and value of each entry of `positions_2d` or `positions_3d`.
+
+    Raises:
+        CorruptRecordError: there are none.
+    """
     positions = content.get(key)
     if not isinstance(positions, dict) or not all(isinstance(each, dict) for each in positions.values()):
         names = ", ".join(sorted(content)[:6])

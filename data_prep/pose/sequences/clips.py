@@ -232,7 +232,7 @@ def _make(
         raise fail(f"has {len(raw):,} frames of keypoints for {frames:,} of the pose: {why}", min(len(raw), frames))
     if len(raw) > frames:
         teller.say(camera.name, "cut", len(raw) - frames, f"keypoints cut from {len(raw):,} to {frames:,} frames")
-    values = _converted(np.asarray(raw[:frames], dtype=np.float64), track.parts)
+    values = mean_joints(np.asarray(raw[:frames], dtype=np.float64), track.parts)
     points, seen = values[..., :2], checks.present(values[..., :2])
     if seen.any():
         reason = checks.check_pixels(points[seen], camera)
@@ -243,7 +243,7 @@ def _make(
     return Clip(points, pose, seen, known, np.nan_to_num(values[..., 2]) if values.shape[2] == 3 else None)
 
 
-def _converted(values: F64, parts: tuple[tuple[int, ...], ...]) -> F64:
+def mean_joints(values: F64, parts: tuple[tuple[int, ...], ...]) -> F64:
     """Joints that are the mean of others; what is missing (NaN or 0) makes missing what is made of it."""
     if not parts:
         return values

@@ -37,7 +37,7 @@ from data_prep.pose.sequences.splitting import (
 
 TOOLS = ("sequences 1", np.__version__, pl.__version__, safetensors.__version__)
 CLIPS = "clips"
-PAYLOAD = (*SPLITS, CLIPS, "rejects.parquet", "remarks.parquet", "duplicates.parquet")
+PAYLOAD = (*SPLITS, "predict", CLIPS, "rejects.parquet", "remarks.parquet", "duplicates.parquet")
 REPAIRS = ("cut", "filled_keypoints", "filled_poses", "thinned", "left_out")
 _TOLD = 8  # lines of one kind that are printed
 SHORT = 9  # frames; the shortest window of published networks

@@ -162,6 +162,27 @@ def test_damaged_image_files(tmp_path: Path, data: bytes | None, reason: str) ->
     assert table(tmp_path / "out", "valid")["image_id"].to_list() == [2, 3]
 
 
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_cut_short_jpeg(tmp_path: Path, share: float) -> None:
+    def cut(content: dict[str, Any]) -> None:
+        path = tmp_path / "raw/000001.jpg"
+        _tile().save(path, quality=95)
+        path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+        content["images"][0]["file_name"] = path.name
+
+    prepare_changed(tmp_path, cut)
+    found = notes(tmp_path / "out", "rejects")
+    assert found[0][0] == "images" and found[0][2] == "image 1, 000001.jpg"
+    assert "ends inside" in found[0][1] or "damaged" in found[0][1]
+    assert table(tmp_path / "out", "valid")["image_id"].to_list() == [2, 3]
+
+
+def test_images_without_any_person_are_evaluated(tmp_path: Path) -> None:
+    card = prepare_changed(tmp_path, lambda content: content["annotations"].clear())
+    assert card["counts"]["persons"] == 0 and card["counts"]["images_without_persons"] == 3
+    assert len(table(tmp_path / "out", "valid")) == 3
+
+
 def test_frames_are_no_image(tmp_path: Path) -> None:
     def animate(content: dict[str, Any]) -> None:
         frames = [Image.fromarray(pixels(seed)) for seed in (1, 2)]

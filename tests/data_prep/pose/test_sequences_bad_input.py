@@ -152,6 +152,12 @@ class TestFrames:
         )
         assert "S1/Eating 60457274" in line
 
+    def test_poses_without_any_known_joint(self, tmp_path):
+        poses, points = make.h36m_positions()
+        poses["S1"]["Eating"] = np.full_like(poses["S1"]["Eating"], np.nan)
+        line = refuse(tmp_path, poses, points, "data_3d_h36m.npz")
+        assert "S1/Eating" in line
+
     def test_other_frame_rate(self, tmp_path):
         poses, points = make.h36m_positions()
         points["S1"]["Eating"] = [np.repeat(each, 2, axis=0) for each in points["S1"]["Eating"]]

@@ -373,7 +373,7 @@ def test_impossible_options_and_inputs():
     ):
         with pytest.raises(ConfigError, match=message):
             make(**options)
-    with pytest.raises(ValueError, match="cannot fill 500 queries"):
+    with pytest.raises(ConfigError, match="cannot fill 500 queries"):
         make(queries=500)(torch.randn(1, 3, 64, 64))
     with pytest.raises(ValueError, match=r"give \(B, 3, H, W\)"):
         make()(torch.randn(1, 1, 32, 32))

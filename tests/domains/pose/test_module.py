@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from data_prep.pose.people.prepare import prepare_people
 from domains.common.callbacks import LastCheckpoint, PredictionTable
 from domains.common.errors import CheckpointNotFoundError, ConfigError
-from domains.pose.data2d import PeopleData
+from domains.pose.data import PeopleData
 from domains.pose.evaluation2d import PCK, split_table
 from domains.pose.figures2d import figures
 from domains.pose.keypoint_ap import Found, evaluate

@@ -141,7 +141,7 @@ class PeopleData(HeptadData):
                     f"{root}: has {len(card['keypoints']['names'])} keypoints, {self.root} {self.n_keypoints}; prepare "
                     "data of the same kind"
                 )
-            name = "test" if split == "predict" else split
+            name = split if split != "predict" or "predict" in card["splits"] else "test"
             store = PeopleStore(root, card, name, self.images if other is None else None)
             self._stores[split] = store.with_persons() if split == "train" and not self.empty_images else store
         return self._stores[split]

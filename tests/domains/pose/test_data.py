@@ -18,7 +18,7 @@ from data_prep.pose.people import joining
 from data_prep.pose.people.prepare import prepare_people
 from domains.common.errors import ConfigError, PreparedDataError
 from domains.common.loader import mix_seed
-from domains.pose.data2d import Augmentation, PeopleData, augmented, padded, persons
+from domains.pose.data import Augmentation, PeopleData, augmented, padded, persons
 from domains.pose.grouppose import MEAN, STD
 from domains.pose.grouppose_transforms import Picture, flipped
 from domains.pose.keypoint_ap import Found, evaluate
