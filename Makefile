@@ -9,6 +9,7 @@ demo: $(VENV)/.installed  ## prepare embedded data, train, evaluate, write repor
 	$(BIN)/heptad seqrec demo
 	$(BIN)/heptad medical demo
 	$(BIN)/heptad ieeg demo
+	$(BIN)/heptad expression demo
 	$(BIN)/heptad pose demo
 
 test: $(VENV)/.installed  ## the default tests (under 10 minutes on 2 cores)

@@ -9,7 +9,7 @@ from data_prep.expression.planted import write_planted_faces
 from domains.common.intervals import Estimate
 
 SYSTEMS = {"ARBEx": ("arbex", "demo"), "plain head": ("plain", "demo_plain")}
-SUBJECTS, EACH = 110, 20
+SUBJECTS, EACH = 80, 20
 
 
 def demo(directory: Path) -> None:

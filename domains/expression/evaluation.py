@@ -83,7 +83,8 @@ def distribution(predictions: pl.DataFrame, name: str) -> Floats:
     count = sum(column.startswith("probability_") for column in predictions.columns)
     columns = [predictions[f"{name}_{k}"].to_numpy().astype(np.float64) for k in range(count)]
     values = np.stack(columns, axis=1)
-    return values / np.maximum(values.sum(1, keepdims=True), 1e-12)
+    shares: Floats = values / np.maximum(values.sum(1, keepdims=True), 1e-12)
+    return shares
 
 
 def units(predictions: pl.DataFrame) -> NDArray[np.int64]:

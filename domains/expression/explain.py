@@ -162,7 +162,7 @@ def attention_maps(module: ARBExModule, recorded: dict[str, list[Tensor]]) -> di
         counts = [len(tokens) - sides[-1] ** 2, sides[-1] ** 2]
     size = max(round(count**0.5) for count in counts)
     total = torch.zeros(size, size)
-    for part in tokens.split(counts):
+    for part in torch.split(tokens, counts):
         own = round(len(part) ** 0.5)
         laid = F.interpolate(part.view(1, 1, own, own), size=(size, size), mode="nearest")[0, 0]
         total += laid * (own / size) ** 2  # the weight of a token is shared by the places it covers

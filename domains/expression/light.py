@@ -20,6 +20,7 @@ HEAD = 32  # channels of a head
 GAMMA = 0.1  # of the branches at the start: from scratch they have to count sooner than in POSTER++
 RATIO = 2  # of the feed-forward networks
 SMALLEST = 3  # side of the coarse map
+STD = 0.05  # of the transformer's maps at the start: from 0.01, as in POSTER++, training from scratch stands still
 
 
 class ResidualUnit(nn.Module):
@@ -193,6 +194,9 @@ class LightExtractor(nn.Module):
         self.coarse = CrossFusion(COARSE, COARSE // HEAD, window, (dim,), (1,), **options)  # type: ignore[arg-type]
         places = (side + 1) // 2 if ratio > 1 else side
         self.vit = TokenViT(places**2 + window**2, dim, depth, heads, fuse=fuse)
+        for module in self.vit.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=STD)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, image: Tensor) -> Tensor:
