@@ -36,6 +36,10 @@ bench: $(VENV)/.installed  ## timings of this checkout; peers join with PEER_PYT
 	$(BIN)/python -m benchmarks.ieeg_attention $(if $(EEG_PYTHON),--peer-python $(EEG_PYTHON))
 	$(BIN)/python -m benchmarks.ieeg_attention --whole --sizes 25x64 $(if $(EEG_PYTHON),--peer-python $(EEG_PYTHON))
 	$(BIN)/python -m benchmarks.ieeg_preparation
+	$(BIN)/python -m benchmarks.pose_deformable
+	$(BIN)/python -m benchmarks.pose_convformer
+	$(BIN)/python -m benchmarks.pose_evaluation
+	$(BIN)/python -m benchmarks.pose_scaling
 
 install: $(VENV)/.installed
 
