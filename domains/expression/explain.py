@@ -225,7 +225,7 @@ def _distance_picture(table: pl.DataFrame, classes: Sequence[str]) -> Picture:
     panel.set_yticks(range(len(present)), [plain(classes[k], 14) for k in present])
     middle = (values.min() + values.max()) / 2
     for (row, column), value in np.ndenumerate(values):
-        colour = "white" if value < middle else "#1c2430"
+        colour = "white" if value > middle else "#1c2430"
         panel.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=7, color=colour)
     panel.set_xlabel("anchors of")
     panel.set_ylabel("faces of")

@@ -229,7 +229,7 @@ class ARBExModule(HeptadModule):
     def validation_step(self, batch: Batch, index: int) -> None:
         """Collect labels and both distributions."""
         output = self(batch)
-        self._validated.append((batch["label"], output.primary.double(), output.corrected.double()))
+        self._validated.append((batch["label"], output.primary.double(), self._corrected(output).double()))
 
     def on_validation_epoch_end(self) -> None:
         """Log metrics over all of the split."""
@@ -244,18 +244,24 @@ class ARBExModule(HeptadModule):
         # every process has the same numbers
         self.log_dict({name: found[name.removeprefix("val/")] for name in self.validation_metrics}, sync_dist=True)
 
+    def _corrected(self, output: ARBExOutput) -> Tensor:
+        """The corrected distribution; where nothing trains the correction, there is none."""
+        return output.corrected if self.balancing else output.primary
+
     def predict_step(self, batch: Batch, index: int) -> dict[str, Any]:
         """Both distributions, the confidences and the decision for each row."""
         output = self(batch)
-        chosen = output.primary if self.prediction == "primary" else output.corrected
+        corrected = self._corrected(output)
+        chosen = output.primary if self.prediction == "primary" else corrected
         found: dict[str, Any] = {name: batch[name] for name in ("row", "label", *NAMES) if name in batch}
         found |= {f"probability_{k}": chosen[:, k].float() for k in range(len(self.classes))}
         found["predicted"] = chosen.argmax(-1)
-        for name, values in (("primary", output.primary), ("corrected", output.corrected)):
+        for name, values in (("primary", output.primary), ("corrected", corrected)):
             found |= {f"{name}_{k}": values[:, k].float() for k in range(len(self.classes))}
         found["confidence"] = output.confidence[:, 0]
-        found["confidence_anchors"] = output.confidence_geometric[:, 0]
-        found["confidence_attention"] = output.confidence_attention[:, 0]
+        if self.balancing:
+            found["confidence_anchors"] = output.confidence_geometric[:, 0]
+            found["confidence_attention"] = output.confidence_attention[:, 0]
         return found
 
     def test_step(self, batch: Batch, index: int) -> dict[str, Any]:

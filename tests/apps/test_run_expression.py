@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 SERIAL = ("--executor", "serial", "--progress", "false")
 CLASSES = ("neutral", "happiness", "surprise")
 LEARNING = ("--model.image_size", "32", "--model.hidden", "[]", "--model.lr", "0.003", "--model.schedule", "cosine")
-LEARNING += ("--trainer.max_epochs", "10", "--data.per_class", "60", "--data.augment", "false", "--model.dim", "64")
+LEARNING += ("--trainer.max_epochs", "16", "--data.per_class", "60", "--data.augment", "false", "--model.dim", "64")
 LEARNING += ("--model.dropout", "0.0", "--model.warmup", "1", "--trainer.gradient_clip_val", "1.0")
 
 

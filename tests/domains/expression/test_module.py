@@ -49,6 +49,8 @@ def test_without_balancing_the_primary_distribution_alone_is_trained_and_decides
     torch.testing.assert_close(found["total"], distribution_loss(p, batch()["label"]))
     frozen = {name.split(".")[1] for name, p in net.net.named_parameters() if not p.requires_grad}
     assert frozen == {"anchors", "attention"}
+    said = net.predict_step(batch(), 0)
+    assert torch.equal(said["corrected_0"], said["primary_0"]) and "confidence_anchors" not in said
 
 
 def test_trust_ramps_from_nothing_to_everything():
