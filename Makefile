@@ -9,8 +9,9 @@ demo: $(VENV)/.installed  ## prepare embedded data, train, evaluate, write repor
 	$(BIN)/heptad seqrec demo
 	$(BIN)/heptad medical demo
 	$(BIN)/heptad ieeg demo
-	$(BIN)/heptad finegrained demo
 	$(BIN)/heptad pose demo
+	$(BIN)/heptad expression demo
+	$(BIN)/heptad finegrained demo
 
 test: $(VENV)/.installed  ## the default tests (under 10 minutes on 2 cores)
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal

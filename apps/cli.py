@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 DOMAINS = {
     "ctr": "click-through rate of ads and items: AutoInt, AutoInt+",
     "seqrec": "what a user takes next: MQSA-TED, SASRec",
+    "expression": "expressions of faces in photographs and videos: ARBEx",
     "ieeg": "seizures and forecasts from intracranial EEG: MVPFormer",
     "medical": "diagnoses from whole slides and chest X-rays: ACMIL, MEDUSA",
     "finegrained": "fine-grained classes and re-identification: DCAL",

@@ -39,7 +39,8 @@ class Domain:
         links: (source, target) options that the data of all its systems determine, such as the fields.
         prepare: function behind `prep`, or data set -> function; the signature becomes the options.
         apply: function (preparation, raw, out) that encodes new raw data for `predict --raw`.
-        figures: function (predictions, metrics) -> list of `Picture` for the report of a test.
+        figures: function (predictions, metrics) -> list of `Picture` for the report of a test; with an argument `card`,
+            it gets `dataset.json`.
         tables: function (predictions, metrics) -> heading -> rows, for the same report.
         explain: function (module, data, directory) -> list of `Picture`.
         importers: name -> function (weights, options) -> network, for `import-weights`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import inspect
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -26,9 +27,9 @@ def write_test_report(
     domain: Domain, directory: Path, table: PredictionTable, data: LightningDataModule, settings: str, protocol: str
 ) -> Path:
     """Write report.html of a test: metrics and how they were measured, tables, pictures, data card, configuration."""
-    pictures: Sequence[Picture] = load(domain.figures)(table.frame, table.metrics) if domain.figures else []
-    tables = load(domain.tables)(table.frame, table.metrics) if domain.tables else {}
     card = getattr(data, "card", {})
+    pictures: Sequence[Picture] = _made(domain.figures, table, card) if domain.figures else []
+    tables = _made(domain.tables, table, card) if domain.tables else {}
     path = write_report(
         directory / "report.html",
         title=f"{domain.name}: test on {card.get('name', 'data')}",
@@ -50,6 +51,13 @@ def write_test_report(
         print(f"warning: {row['warning']}")
     print(f"report: {path}")
     return path
+
+
+def _made(reference: str, table: PredictionTable, card: Mapping[str, Any]) -> Any:
+    """Call what makes a part of the report; some look at `dataset.json`, too."""
+    function = load(reference)
+    more = {"card": card} if "card" in inspect.signature(function).parameters else {}
+    return function(table.frame, table.metrics, **more)
 
 
 def write_report(

@@ -9,10 +9,10 @@ from typing import Any
 from domains.common.card import read_card
 from domains.common.data import HeptadData
 from domains.common.errors import ConfigError, PreparedDataError
+from domains.common.folds import apply_split_file
 from domains.common.indexed import IndexStore, read_index
 from domains.common.loader import Batch
 from domains.medical.bags import INDEX, BagReader
-from domains.medical.folds import apply_split_file
 
 POOL = 1 << 20  # rows of an index that are permuted together: all of it
 

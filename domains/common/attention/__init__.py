@@ -15,8 +15,10 @@ from domains.common.attention.multihead import MultiHeadAttention, merge_heads, 
 from domains.common.attention.mvpa import MultiVariateParallelAttention
 from domains.common.attention.pairwise import PairwiseCrossAttention
 from domains.common.attention.recorder import Recordable, record
+from domains.common.attention.reliability import ReliabilityAttention
 from domains.common.attention.rollout import attention_map, rollout_matrix, rollout_row
 from domains.common.attention.window import ShiftedWindowAttention
+from domains.common.attention.window_cross import WindowCrossAttention
 
 __all__ = [
     "attend",
@@ -34,6 +36,8 @@ __all__ = [
     "MultiScaleDeformableAttention",
     "GroupSelfAttention",
     "ShiftedWindowAttention",
+    "WindowCrossAttention",
+    "ReliabilityAttention",
     "PairwiseCrossAttention",
     "GlobalLocalCrossAttention",
     "InjectionGate",

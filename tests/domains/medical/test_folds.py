@@ -4,8 +4,8 @@ import polars as pl
 import pytest
 
 from domains.common.errors import PreparedDataError
+from domains.common.folds import apply_split_file
 from domains.medical.data import BagData
-from domains.medical.folds import apply_split_file
 
 INDEX = {
     "row": [0, 1, 0, 0, 1],
