@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from domains.common.attention.window import relative_position_index
 from domains.common.errors import CheckpointMismatchError, ConfigError
+from domains.common.imported import ImportReport
 from domains.pose.backbone import SWINS
 from domains.pose.grouppose import GroupPose
 
@@ -55,31 +55,8 @@ ALIAS = re.compile(r"transformer\.decoder\.((?:class|pose)_embed\.\d+\..*)")
 INDEX = re.compile(r"backbone\.0\.layers\.\d+\.blocks\.\d+\.attn\.relative_position_index")
 
 
-@dataclass
-class Report:
-    """What became of each weight.
-
-    Args:
-        loaded: official names of what is in the network now.
-        ignored: names that nothing uses.
-        fresh: official names of what keeps its random start.
-    """
-
-    loaded: list[str] = field(default_factory=list)
-    ignored: list[str] = field(default_factory=list)
-    fresh: list[str] = field(default_factory=list)
-
-    def lines(self) -> list[str]:
-        """Say it."""
-        said = [f"loaded: {len(self.loaded)} tensors"]
-        for what, names in (("ignored, unused by the model", self.ignored), ("not loaded, at random", self.fresh)):
-            if names:
-                said.append(f"{what}: {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}")
-        return said
-
-
 def from_official(
-    weights: Mapping[str, Tensor], config: Mapping[str, Any] | None = None, *, report: Report | None = None
+    weights: Mapping[str, Tensor], config: Mapping[str, Any] | None = None, *, report: ImportReport | None = None
 ) -> GroupPose:
     """Build Group Pose from the entry `model` of an official checkpoint; sizes are told by the shapes.
 
@@ -96,7 +73,7 @@ def from_official(
         CheckpointMismatchError: a weight is missing, unknown, or of another shape.
         ConfigError: an option contradicts the shapes.
     """
-    report, config = Report() if report is None else report, config or {}
+    report, config = ImportReport() if report is None else report, config or {}
     named = _one_of_each(weights)
     net = GroupPose(**_options(named, config))
     own = official_state(net)
@@ -124,13 +101,13 @@ def to_official(net: GroupPose) -> dict[str, Tensor]:
 
 def import_official(weights: Mapping[str, Tensor], options: Mapping[str, Any]) -> GroupPose:
     """Import, and print what became of the weights."""
-    report = Report()
+    report = ImportReport()
     net = from_official(weights, options, report=report)
     print("\n".join(report.lines()))
     return net
 
 
-def initialise(net: GroupPose, weights: Mapping[str, Tensor]) -> Report:
+def initialise(net: GroupPose, weights: Mapping[str, Tensor]) -> ImportReport:
     """Load what fits by name and shape of other weights, and say what.
 
     Understood are ResNet-50 of torchvision, Swin of its authors' program and of timm, and the backbone, projections and
@@ -143,7 +120,7 @@ def initialise(net: GroupPose, weights: Mapping[str, Tensor]) -> Report:
     Raises:
         CheckpointMismatchError: nothing fits.
     """
-    own, report = official_state(net), Report()
+    own, report = official_state(net), ImportReport()
     found = {}
     for name, tensor in _foreign(weights).items():
         if name in own and own[name].shape == tensor.shape and not INDEX.fullmatch(name):

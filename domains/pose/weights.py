@@ -12,17 +12,17 @@ from domains.common.errors import CheckpointMismatchError
 from domains.common.files import local_path
 from domains.common.foreign import read_foreign_tensors
 from domains.common.hub import network_tensors
+from domains.common.imported import ImportReport
 from domains.pose import convformer_weights, grouppose_weights
 from domains.pose.convformer import ConvFormer
 from domains.pose.grouppose import GroupPose
-from domains.pose.grouppose_weights import Report
 
 Network = GroupPose | ConvFormer
 LIFTING = "pos_temporal"  # ends a name of ConvFormer's alone
 
 
 def from_official(
-    weights: Mapping[str, Tensor], config: Mapping[str, Any] | None = None, *, report: Report | None = None
+    weights: Mapping[str, Tensor], config: Mapping[str, Any] | None = None, *, report: ImportReport | None = None
 ) -> Network:
     """Build Group Pose or ConvFormer; the names of the weights tell which.
 
@@ -52,13 +52,13 @@ def to_official(net: Network) -> dict[str, Tensor]:
 
 def import_official(weights: Mapping[str, Tensor], options: Mapping[str, Any]) -> Network:
     """Import, and print what became of the weights."""
-    report = Report()
+    report = ImportReport()
     net = from_official(weights, options, report=report)
     print("\n".join(report.lines()))
     return net
 
 
-def start_from(net: GroupPose, source: str) -> Report:
+def start_from(net: GroupPose, source: str) -> ImportReport:
     """Load what fits by name and shape of a file or model directory, whatever program it is of, and say what.
 
     Args:
@@ -84,4 +84,4 @@ def start_from(net: GroupPose, source: str) -> Report:
     with torch.no_grad():
         for name in fitting:
             own[name].copy_(weights[name])
-    return Report(fitting, sorted(weights.keys() - set(fitting)), sorted(own.keys() - set(fitting)))
+    return ImportReport(fitting, sorted(weights.keys() - set(fitting)), sorted(own.keys() - set(fitting)))

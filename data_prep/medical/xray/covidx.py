@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 from data_prep.common.errors import ConfigError, CorruptRecordError, DatasetNotFoundError
 from data_prep.common.files import translate_os_errors
+from data_prep.common.names import name_key
 from data_prep.common.rejects import Reject, excerpt
-from data_prep.medical.xray.find import FileIndex, find_images, find_named, name_key
+from data_prep.medical.xray.find import ImageIndex, find_images, find_named
 from data_prep.medical.xray.records import Asked, Box, Item, Listing, normalise_split, patient_key
 from data_prep.medical.xray.ricord import name_studies
 
@@ -83,7 +84,7 @@ def read(raw: Sequence[Path], asked: Asked) -> Listing:
     if not entries:
         raise CorruptRecordError(lists[0], "file", "no line can be read; is this a list of COVIDx?")
     classes = _classes(entries, lists[0])
-    index, studies = FileIndex(find_images(raw)), name_studies(raw)
+    index, studies = ImageIndex(find_images(raw)), name_studies(raw)
     sourced = all(entry.line.source for entry in entries)
     items: list[Item] = []
     seen: dict[str, _Entry] = {}
@@ -179,7 +180,7 @@ def _classes(entries: Sequence[_Entry], where: Path) -> tuple[str, ...]:
 
 
 def _locate(
-    entry: _Entry, index: FileIndex, studies: dict[str, tuple[Path, Box | None]]
+    entry: _Entry, index: ImageIndex, studies: dict[str, tuple[Path, Box | None]]
 ) -> tuple[Path, Box | None] | None:
     folder = "val" if entry.split == "valid" else entry.split
     path = index.find(entry.line.file, folder)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.common.errors import ConfigError, DatasetNotFoundError
+from data_prep.common.names import name_key, unique_names
 from data_prep.common.rejects import Reject, excerpt
 from data_prep.common.tables import read_table
-from data_prep.medical.xray.find import FileIndex, find_images, name_key, unique_names
+from data_prep.medical.xray.find import ImageIndex, find_images
 from data_prep.medical.xray.records import Asked, Item, Listing, normalise_id, normalise_split, normalise_view
 
 COLUMNS = ("image", "label", "patient", "source", "view", "split", "mask")
@@ -86,7 +87,7 @@ def _from_table(raw: Sequence[Path], path: Path, pattern: re.Pattern[str] | None
     if missing:
         raise ConfigError(f"{path}: has no column {missing[0]!r}, only {', '.join(table.columns)}; see --help")
     rows = [{name: row.get(name, "") for name in COLUMNS} for row in table.to_dicts()]
-    index = FileIndex(find_images(raw))
+    index = ImageIndex(find_images(raw))
     items: list[Item] = []
     rejects: list[Reject] = []
     files: list[Path] = []
@@ -137,7 +138,7 @@ def _fault(row: dict[str, str], file: Path | None, mask: Path | None, split: boo
     return ""
 
 
-def find_file(name: str, folders: Sequence[Path], index: FileIndex | None) -> Path | None:
+def find_file(name: str, folders: Sequence[Path], index: ImageIndex | None) -> Path | None:
     """A file by its path, beside the table or in the raw folders, else by its name wherever it is there."""
     if not name_key(name):
         return None

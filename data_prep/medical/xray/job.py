@@ -31,7 +31,7 @@ from data_prep.medical.xray.engine import (
     image_files,
     read_images,
 )
-from data_prep.medical.xray.find import FileIndex, find_images
+from data_prep.medical.xray.find import ImageIndex, find_images
 from data_prep.medical.xray.records import (
     Asked,
     Item,
@@ -191,7 +191,7 @@ def _choose(listing: Listing, options: Options, rules: Rules, where: str) -> Lis
 
 
 def _add_masks(items: Sequence[Item], masks: Path) -> list[Item]:
-    index = FileIndex(find_images([masks]))
+    index = ImageIndex(find_images([masks]))
     found = [
         replace(item, mask=item.mask or index.find(item.name) or index.find(f"{Path(item.name).stem}_mask"))
         for item in items

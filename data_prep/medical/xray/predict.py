@@ -11,13 +11,14 @@ import polars as pl
 from data_prep.common.errors import ConfigError, DatasetNotFoundError, ManifestError, PrepError, RejectsExceededError
 from data_prep.common.files import sha256_file, write_atomic
 from data_prep.common.manifest import NAME, read_manifest, tool_version
+from data_prep.common.names import unique_names
 from data_prep.common.raw import check_raw
 from data_prep.common.rejects import check_rejects, to_frame
 from data_prep.common.run import Run, Settings, identify, is_large, open_run
 from data_prep.medical.xray.card import number_images, to_parquet, write_index
 from data_prep.medical.xray.encode import Rules
 from data_prep.medical.xray.engine import PAYLOAD, TOOLS, find_finished_images, image_files, read_images, say
-from data_prep.medical.xray.find import find_images, unique_names
+from data_prep.medical.xray.find import find_images
 from data_prep.medical.xray.records import Item, Listing
 from data_prep.medical.xray.telling import tell_eight_bits
 

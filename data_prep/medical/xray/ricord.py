@@ -17,10 +17,11 @@ from typing import Any
 
 from data_prep.common.errors import ConfigError, CorruptRecordError, DatasetNotFoundError, MissingExtraError
 from data_prep.common.files import translate_os_errors
+from data_prep.common.names import name_key
 from data_prep.common.raw import walk
 from data_prep.common.rejects import Reject, excerpt
 from data_prep.common.tables import read_table
-from data_prep.medical.xray.find import find_named, name_key, stem_key
+from data_prep.medical.xray.find import find_named, stem_key
 from data_prep.medical.xray.records import Asked, Box, Item, Listing, patient_key
 
 PREFIX = "MIDRC-RICORD-1C-"

@@ -16,7 +16,7 @@ from data_prep.common.errors import ConfigError, CorruptRecordError, DatasetNotF
 from data_prep.common.files import translate_os_errors
 from data_prep.common.rejects import Reject, excerpt
 from data_prep.common.tables import read_table
-from data_prep.medical.xray.find import FileIndex, find_images, find_named
+from data_prep.medical.xray.find import ImageIndex, find_images, find_named
 from data_prep.medical.xray.records import Asked, Item, Listing
 
 LABELS, DETAILS = "stage_2_train_labels.csv", "stage_2_detailed_class_info.csv"
@@ -44,7 +44,7 @@ def read(raw: Sequence[Path], asked: Asked) -> Listing:
         path = _one(raw, DETAILS)
         labels, lists = _read_details(path), [*lists, path]
     mapping = read_mapping(asked.mapping) if asked.mapping else None
-    index = FileIndex(find_images(raw))
+    index = ImageIndex(find_images(raw))
     items, rejects = [], []
     for record, (exam, label) in enumerate(sorted(labels.items())):
         file = index.find(exam, FOLDER)

@@ -13,10 +13,11 @@ from torch import nn
 from domains.common.attention import record
 from domains.common.errors import CheckpointMismatchError, ConfigError
 from domains.common.hub import load_published, publish
+from domains.common.imported import ImportReport
 from domains.pose.backbone import make_backbone
 from domains.pose.grouppose import GroupPose
 from domains.pose.grouppose_criterion import GroupPoseCriterion, Persons
-from domains.pose.grouppose_weights import Report, from_official, import_official, initialise, to_official
+from domains.pose.grouppose_weights import from_official, import_official, initialise, to_official
 from domains.pose.swin import PatchMerging, Swin
 
 SMALL = {"keypoints": 5, "queries": 6, "backbone": "small", "dim": 32, "heads": 4, "hidden": 48}
@@ -227,7 +228,7 @@ class TestWeights:
     def test_weights_come_back(self):
         net = make(keypoints=4, decoder_depth=3, classes=3)
         official = to_official(net)
-        report = Report()
+        report = ImportReport()
         again = from_official(official, {"nheads": 4, "num_queries": 6}, report=report)
         assert again.arguments == net.arguments
         assert all(torch.equal(tensor, official[name]) for name, tensor in to_official(again).items())
