@@ -1,10 +1,11 @@
 """Group Pose learns a few images of COCO by heart: from JSON and JPEG to AP, by the shipped commands.
 
-    python -m benchmarks.pose_coco_mini --raw COCO --folder WORK [--seeds 0] [--config grouppose_coco_mini]
+    python -m benchmarks.pose_coco_mini --raw COCO --folder WORK [--images 4] [--seeds 0]
 
 COCO is laid out as downloaded (`annotations/person_keypoints_train2017.json`, `train2017/*.jpg`) with few images. The
 training images are the test images, too: the number says whether preparation, network, losses, decoding and metric fit
-together, and nothing about other images. So a data set is laid out with links, whose val2017 is its train2017.
+together, and nothing about other images. So a data set is laid out with links, whose val2017 is its train2017; with
+`--images` of the first of those images alone that show a labelled person.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--raw", type=Path, required=True, help="folder of the data set")
     parser.add_argument("--folder", type=Path, required=True, help="where everything is written")
+    parser.add_argument("--images", type=int, help="how many (default: all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--config", default="grouppose_coco_mini")
     options = parser.parse_args()
     prepared = options.folder / "prepared"
     if not (prepared / "dataset.json").exists():
-        raw = lay_out(options.raw, options.folder / "raw")
+        raw = lay_out(options.raw, options.folder / "raw", options.images)
         heptad("prep", "coco", "--raw", raw, "--out", prepared, "--progress", "false")
     print(f"| configuration | seed | images | persons | CPU min | {' | '.join(NAMES)} |")
     print("|---" * (5 + len(NAMES)) + "|")
@@ -39,14 +41,28 @@ def main() -> None:
         print(run_seed(options.config, prepared, options.folder, seed), flush=True)
 
 
-def lay_out(raw: Path, folder: Path) -> Path:
-    """Link a data set whose validation images are its training images; return where."""
+def lay_out(raw: Path, folder: Path, images: int | None = None) -> Path:
+    """Lay out a data set whose validation images are its training images; return where.
+
+    Args:
+        raw: the data set.
+        folder: where; images are links.
+        images: of the first images that show a labelled person, so many; default all images.
+    """
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
+    content = json.loads((raw / "annotations" / "person_keypoints_train2017.json").read_text(encoding="utf-8"))
+    if images is not None:
+        shown = sorted({entry["image_id"] for entry in content["annotations"] if entry["num_keypoints"]})[:images]
+        content["images"] = [entry for entry in content["images"] if entry["id"] in shown]
+        content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] in shown]
     for split in ("train2017", "val2017"):
-        name = f"annotations/person_keypoints_{split}.json"
-        for link, source in ((folder / split, "train2017"), (folder / name, name.replace("val2017", "train2017"))):
+        written = folder / "annotations" / f"person_keypoints_{split}.json"
+        written.write_text(json.dumps(content), encoding="utf-8")
+        (folder / split).mkdir(exist_ok=True)
+        for entry in content["images"]:
+            link = folder / split / entry["file_name"]
             if not link.is_symlink():
-                link.symlink_to((raw / source).resolve())
+                link.symlink_to((raw / "train2017" / entry["file_name"]).resolve())
     return folder
 
 
