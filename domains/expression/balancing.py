@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from domains.common.attention import ReliabilityAttention
 from domains.common.attention.reliability import Scope
 from domains.common.errors import ConfigError
+from domains.expression.calibration import TemperatureScaling
 
 AnchorStart = Literal["normal", "zeros"]
 ANCHOR_STD = 0.1
@@ -43,6 +44,8 @@ class ARBExOutput:
         correction: t, the mean of s and a by their confidences.
         balanced: q, the mean of p and t by the confidence of p.
         corrected: (1 - trust) p + trust q, the prediction.
+        primary_calibrated: p by its `TemperatureScaling`.
+        calibrated: the corrected distribution by its own; both change nothing until temperatures are set.
 
     Shape:
         embedding (B, D), distances (B, C, K), confidences (B, 1), all others (B, C).
@@ -60,6 +63,8 @@ class ARBExOutput:
     correction: Tensor
     balanced: Tensor
     corrected: Tensor
+    primary_calibrated: Tensor
+    calibrated: Tensor
 
 
 def confidence(p: Tensor) -> Tensor:
@@ -212,6 +217,8 @@ class ReliabilityBalancing(nn.Module):
         self.head = ClassifierHead(dim, n_classes, hidden, norm=head_norm, dropout=dropout)
         self.anchors = Anchors(dim, n_classes, anchors, delta, anchor_init)
         self.attention = ReliabilityAttention(dim, n_classes, attention_anchors, attention_heads, scope=attn_scope)
+        # the official program has none of these: `weights` leaves them out
+        self.primary_scaling, self.corrected_scaling = TemperatureScaling(), TemperatureScaling()
 
     def forward(self, embedding: Tensor, *, trust: float = 1.0) -> ARBExOutput:
         """Apply.
@@ -229,4 +236,5 @@ class ReliabilityBalancing(nn.Module):
         t = (g * s + c * a) / (g + c)
         q = c_p * p + (1.0 - c_p) * t
         corrected = (1.0 - trust) * p + trust * q
-        return ARBExOutput(embedding, logits, p, c_p, distances, s, c_g, a, c_a, t, q, corrected)
+        calibrated = self.primary_scaling(p), self.corrected_scaling(corrected)
+        return ARBExOutput(embedding, logits, p, c_p, distances, s, c_g, a, c_a, t, q, corrected, *calibrated)

@@ -15,6 +15,15 @@ from domains.common.figures import WARNINGS
 from domains.common.intervals import Estimate, Floats, WeightedMetric
 
 COMPARED = ("accuracy", "macro_f1", "ece", "log_loss")  # measured of both distributions
+SCALED = ("ece", "log_loss")  # what temperature scaling changes
+# columns of predictions -> what is measured of them
+DISTRIBUTIONS = {"primary": COMPARED, "corrected": COMPARED, "primary_calibrated": SCALED, "calibrated": SCALED}
+TITLES = {
+    "primary": "before balancing",
+    "primary_calibrated": "before balancing, scaled",
+    "corrected": "after balancing",
+    "calibrated": "after balancing and scaling",
+}
 Cell = float | int | str
 
 
@@ -24,12 +33,14 @@ def evaluate_expressions(
     """Metrics of `evaluate_classification`, and of the primary and the corrected distribution beside each other.
 
     `accuracy_primary` and so on are of the distribution before balancing, `accuracy_corrected` of that after it;
-    `accuracy_gain` is their difference on the same resamples. `macro_f1_all_classes` is that of Aff-Wild2: a class that
-    neither occurs nor is predicted counts 0. Intervals resample subjects, or images of unknown subjects.
+    `accuracy_gain` is their difference on the same resamples. `ece_primary_calibrated`, `ece_calibrated` and their
+    `log_loss` are of both after temperature scaling, which changes no decision. `macro_f1_all_classes` is that of
+    Aff-Wild2: a class that neither occurs nor is predicted counts 0. Intervals resample subjects, or images of unknown
+    subjects.
 
     Args:
-        predictions: columns `label`, `predicted`, `probability_0` and so on, `primary_0`, `corrected_0` and so on,
-            `subject`.
+        predictions: columns `label`, `predicted`, `probability_0` and so on, `primary_0`, `corrected_0`,
+            `primary_calibrated_0`, `calibrated_0` and so on, `subject`.
         classes: names in order.
         replicates: bootstrap resamples.
         seed: of the bootstrap.
@@ -44,14 +55,14 @@ def evaluate_expressions(
     extra: dict[str, WeightedMetric] = {
         "macro_f1_all_classes": lambda w: f1_of_all_classes(labels, predicted, len(classes), w)
     }
-    both = {name: distribution(predictions, name) for name in ("primary", "corrected")}
-    right = {name: p.argmax(1) == labels for name, p in both.items()}
+    every = {name: distribution(predictions, name) for name in DISTRIBUTIONS}
+    right = {name: p.argmax(1) == labels for name, p in every.items()}
     gained = right["corrected"].astype(np.float64) - right["primary"]
     extra["accuracy_gain"] = lambda w: float(w @ gained / w.sum())
     found = evaluate_classification(labels, values, groups, classes, predicted=predicted, extra=extra, **options)
-    for name, p in both.items():
+    for name, p in every.items():
         compared = evaluate_classification(labels, p, groups, classes, per_class=False, **options)
-        found |= {f"{metric}_{name}": compared[metric] for metric in COMPARED}
+        found |= {f"{metric}_{name}": compared[metric] for metric in DISTRIBUTIONS[name]}
     return found
 
 
@@ -111,13 +122,18 @@ def report_tables(
     if warnings:
         tables[WARNINGS] = [{"warning": text} for text in warnings]
     tables["Before and after balancing"] = [
-        {"distribution": name, **{metric: interval(metrics[f"{metric}_{name}"]) for metric in COMPARED}}
-        for name in ("primary", "corrected")
-        if f"accuracy_{name}" in metrics
+        {"distribution": title, **{metric: _compared(metrics, metric, name) for metric in COMPARED}}
+        for name, title in TITLES.items()
+        if f"ece_{name}" in metrics
     ]
     tables["What the correction changed"] = _changes(predictions, labels)
     tables["Classes"] = _classes(labels, predictions, classes, metrics)
     return tables
+
+
+def _compared(metrics: Mapping[str, Estimate], metric: str, name: str) -> str:
+    """A metric of a distribution; where scaling changes nothing, there is one of that before it alone."""
+    return interval(metrics[f"{metric}_{name}"]) if f"{metric}_{name}" in metrics else "the same"
 
 
 def _changes(predictions: pl.DataFrame, labels: NDArray[np.int64]) -> list[dict[str, Cell]]:

@@ -83,20 +83,20 @@ def distance_table(module: ARBExModule, data: ExpressionData, rows: int) -> pl.D
     """Measure many faces.
 
     Returns:
-        A row for each image: row, name, label, predicted, probability (of the decided class), confidence and
-        distance_0 and so on (to the nearest anchor of each class).
+        A row for each image: row, name, label, predicted, probability (calibrated, of the decided class), confidence
+        and distance_0 and so on (to the nearest anchor of each class).
     """
     tables = []
     for batch in _first(data, rows):
         output = module(batch)
-        p = output.primary if module.prediction == "primary" else output.corrected
+        p, probability = module.decided(output)
         nearest = output.distances.amin(-1).float().numpy()
         columns = {
             "row": batch["row"].numpy(),
             "name": batch["name"],
             "label": batch["label"].numpy(),
             "predicted": p.argmax(-1).numpy(),
-            "probability": p.amax(-1).numpy(),
+            "probability": probability.amax(-1).numpy(),
             "confidence": output.confidence[:, 0].numpy(),
         }
         tables.append(pl.DataFrame({**columns, **{f"distance_{k}": nearest[:, k] for k in range(nearest.shape[1])}}))

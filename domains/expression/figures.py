@@ -18,10 +18,9 @@ from domains.common.classification_figures import (
 )
 from domains.common.figures import BLUE, GREY, ORANGE, Picture, axes, dots, plain
 from domains.common.intervals import Estimate
-from domains.expression.evaluation import arrays, distribution
+from domains.expression.evaluation import TITLES, arrays, distribution
 
 COLOURS = {"train": GREY, "valid": ORANGE, "test": BLUE}
-TITLES = {"primary": "Calibration before balancing", "corrected": "Calibration after balancing"}
 BINS = 5  # of the confidence
 
 
@@ -42,7 +41,7 @@ def figures(
     for name, title in TITLES.items():
         known = {"ece": metrics[f"ece_{name}"]} if f"ece_{name}" in metrics else {}
         drawn = reliability(labels, distribution(predictions, name), classes, known)
-        pictures.append(replace(drawn, title=title))
+        pictures.append(replace(drawn, title=f"Calibration {title}"))
     pictures.append(_by_confidence(predictions, labels))
     pictures.append(score_distribution(labels, values, classes))
     if len(np.unique(labels)) > 1:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import AdamW
@@ -23,13 +24,14 @@ from domains.common.module import HeptadModule
 from domains.common.schedules import cosine_schedule, training_steps
 from domains.expression.arbex import ARBEx
 from domains.expression.balancing import ARBExOutput
+from domains.expression.calibration import calibration_note, fit_temperature, scaled_distribution
 from domains.expression.data import NAMES
 from domains.expression.evaluation import evaluate_expressions
 from domains.expression.losses import LAMBDAS, MARGIN, AnchorLoss, anchor_loss, arbex_losses, class_weights
 from domains.expression.official_scores import official_scores
 from domains.expression.smoothing import Smoothing, smoothed_columns, write_csv
 from domains.expression.targets import soft_loss
-from domains.expression.weights import start_from
+from domains.expression.weights import SCALING, start_from
 
 Prediction = Literal["corrected", "primary"]
 Schedule = Literal["exponential", "cosine", "constant"]
@@ -57,6 +59,8 @@ class ARBExModule(HeptadModule):
         balancing: train the reliability balancing; false trains the primary head alone, as a baseline.
         trust_steps: steps in which the trust in the correction rises from 0 to 1; default all of the training.
         prediction: distribution that decides: corrected (the paper) or primary.
+        calibrate: at the end of each validation, fit the temperatures of both distributions to its rows (Guo et al.,
+            2017, arXiv 1706.04599); they lie in the weights, and are 1 without validation data, or with false.
         smoothing: of predictions over the frames of a video: exponential (of the past), window (around each) or none.
         smoothing_seconds: time constant, or length of the window.
         seed: of the run.
@@ -93,6 +97,7 @@ class ARBExModule(HeptadModule):
         balancing: bool = True,
         trust_steps: int | None = None,
         prediction: Prediction = "corrected",
+        calibrate: bool = True,
         smoothing: Smoothing = "exponential",
         smoothing_seconds: float = 0.5,
         seed: int = 0,
@@ -120,6 +125,8 @@ class ARBExModule(HeptadModule):
         if not balancing:  # nothing would train it
             for part in (self.net.balancing.anchors, self.net.balancing.attention):
                 part.requires_grad_(False)
+        self.calibrate = calibrate
+        self._temperatures: tuple[float, float] | None = None
         self._weights: Tensor | None = None
         self._total = math.inf
         self._validated: list[tuple[Tensor, ...]] = []
@@ -148,12 +155,14 @@ class ARBExModule(HeptadModule):
         self._total = training_steps(self.trainer, 0)[0] if self.trust_steps is None else self.trust_steps
         if self.balancing and math.isinf(self._total):
             raise ConfigError("only time ends this training; give model.trust_steps, in which the trust rises to 1")
-        if self._filled:
-            return
-        for path in self.pretrained:
+        for path in [] if self._filled else self.pretrained:
             report = start_from(self.net, path)
             if self.trainer.is_global_zero:
                 print("\n".join([f"start: {path}", *report.lines()]))
+        if self.trainer.ckpt_path is None:  # those of a network to start from are of its weights and its data
+            self._set_temperatures(1.0, 1.0)
+        else:
+            self._temperatures = self.temperatures
 
     @property
     def trust(self) -> float:
@@ -226,17 +235,49 @@ class ARBExModule(HeptadModule):
             torch.distributed.all_reduce(total)
         return total
 
+    def on_train_end(self) -> None:
+        """Say that nothing was validated; put temperatures back, which averaging of weights (--ema) averages, too."""
+        if self._temperatures is not None:
+            self._set_temperatures(*self._temperatures)
+        elif self.calibrate and self.trainer.is_global_zero:
+            print("nothing was validated: probabilities are not calibrated, their temperature stays 1")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the temperatures of the last validation in the place of averaged ones (--ema), which fit no weights."""
+        super().on_save_checkpoint(checkpoint)
+        own = {name: tensor for name, tensor in self.state_dict().items() if SCALING.search(name)}
+        checkpoint["state_dict"] |= {name: tensor.detach().clone() for name, tensor in own.items()}
+
+    @property
+    def temperatures(self) -> tuple[float, float]:
+        """T of the primary and of the corrected distribution."""
+        balancing = self.net.balancing
+        return float(balancing.primary_scaling.temperature), float(balancing.corrected_scaling.temperature)
+
+    def _set_temperatures(self, primary: float, corrected: float) -> None:
+        self.net.balancing.primary_scaling.set(primary)
+        self.net.balancing.corrected_scaling.set(corrected)
+
     def validation_step(self, batch: Batch, index: int) -> None:
         """Collect labels and both distributions."""
         output = self(batch)
-        self._validated.append((batch["label"], output.primary.double(), self._corrected(output).double()))
+        both = output.primary.double(), self._corrected(output).double()
+        self._validated.append((batch["row"], batch["label"], *both))
 
     def on_validation_epoch_end(self) -> None:
-        """Log metrics over all of the split."""
-        labels, primary, corrected = self.gathered(self._validated)
+        """Fit temperatures where this is part of a training, and log metrics over all of the split."""
+        rows, *gathered = self.gathered(self._validated)
         self._validated = []
+        labels, primary, corrected = (values[np.argsort(rows)] for values in gathered)  # for any number of processes
+        if self.calibrate and self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            # here averaging of weights (--ema) has given the trained ones back; it is they that carry temperatures
+            fitted = fit_temperature(labels, primary)
+            self._set_temperatures(fitted, fit_temperature(labels, corrected) if self.balancing else 1.0)
+            self._temperatures = self.temperatures
         decided = {"primary": decide(primary), "corrected": decide(corrected)}
-        chosen, values = decided[self.prediction], primary if self.prediction == "primary" else corrected
+        place = ("primary", "corrected").index(self.prediction)
+        chosen, values = decided[self.prediction], (primary, corrected)[place]
+        values = scaled_distribution(values, self.temperatures[place])
         scores = ClassificationScores(labels, values, chosen, self.classes, per_class=False)(np.ones(len(labels)))
         official = official_scores(labels, chosen, len(self.classes))
         found = {name: scores[name] for name in ("accuracy", "log_loss", "ece")} | {"macro_f1": official["macro_f1"]}
@@ -248,15 +289,23 @@ class ARBExModule(HeptadModule):
         """The corrected distribution; where nothing trains the correction, there is none."""
         return output.corrected if self.balancing else output.primary
 
+    def decided(self, output: ARBExOutput) -> tuple[Tensor, Tensor]:
+        """The distribution that decides, and what is told as probabilities: the same, calibrated."""
+        if self.prediction == "primary":
+            return output.primary, output.primary_calibrated
+        return output.corrected, output.calibrated
+
     def predict_step(self, batch: Batch, index: int) -> dict[str, Any]:
-        """Both distributions, the confidences and the decision for each row."""
+        """Both distributions, before and after scaling, the confidences and the decision for each row."""
         output = self(batch)
-        corrected = self._corrected(output)
-        chosen = output.primary if self.prediction == "primary" else corrected
+        chosen, probabilities = self.decided(output)
         found: dict[str, Any] = {name: batch[name] for name in ("row", "label", *NAMES) if name in batch}
-        found |= {f"probability_{k}": chosen[:, k].float() for k in range(len(self.classes))}
+        found |= {f"probability_{k}": probabilities[:, k].float() for k in range(len(self.classes))}
         found["predicted"] = chosen.argmax(-1)
-        for name, values in (("primary", output.primary), ("corrected", corrected)):
+        told = {"primary": output.primary, "corrected": self._corrected(output)}
+        told["primary_calibrated"] = output.primary_calibrated
+        told["calibrated"] = output.calibrated if self.balancing else output.primary_calibrated
+        for name, values in told.items():
             found |= {f"{name}_{k}": values[:, k].float() for k in range(len(self.classes))}
         found["confidence"] = output.confidence[:, 0]
         if self.balancing:
@@ -292,10 +341,12 @@ class ARBExModule(HeptadModule):
             if group.get("kept_apart")
             else "subjects where they are known, images else"
         )
+        primary, corrected = self.temperatures
+        note = calibration_note(primary, corrected if self.balancing else None)
         fold = "" if data.fold is None else f" The test split is fold {data.fold} of {data.card.get('folds')}."
         return (
             f"Decisions are those of the {self.prediction} distribution; accuracy_primary and accuracy_corrected are"
-            f" those of both. macro_f1_all_classes counts 0 for a class that neither occurs nor is predicted."
+            f" those of both. {note} macro_f1_all_classes counts 0 for a class that neither occurs nor is predicted."
             f" Intervals are resampled over {unit}.{fold}"
         )
 
@@ -322,7 +373,7 @@ class ARBExModule(HeptadModule):
         return ({0: "batch"},)
 
     def exportable(self) -> nn.Module:
-        """Normalised images -> corrected and primary distribution, and the embedding."""
+        """Normalised images -> corrected and primary distribution, the embedding, and the calibrated distribution."""
         return _Distributions(self.net)
 
 
@@ -334,7 +385,7 @@ class _Distributions(nn.Module):
         self.net = net
         self.train(net.training)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Apply."""
         output = self.net(image)
-        return output.corrected, output.primary, output.embedding
+        return output.corrected, output.primary, output.embedding, output.calibrated

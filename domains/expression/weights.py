@@ -24,6 +24,7 @@ SOURCE = "official weights"
 CLASSES = 8  # where no weight tells
 INDEX, COUNTER = "index_relative", "num_batches_tracked"
 BALANCING = ("head.", "anchors.", "self_attn.")
+SCALING = re.compile(r"(?:^|\.)(?:primary|corrected)_scaling\.")  # temperatures, which no official file has
 # our options by the names that configurations of the official program have for them
 OPTIONS = {
     "attn_heads": "attention_heads",
@@ -201,7 +202,7 @@ def official_state(net: nn.Module, own: str = "", official: str = "") -> dict[st
         official: what the official names begin with there; it is left out.
     """
     packed: dict[str, list[Tensor]] = {}
-    for name, tensor in net.state_dict().items():
+    for name, tensor in _official_part(net).items():
         theirs = official_name(own + re.sub(r"^(?:extractor|balancing)\.", "", name))
         packed.setdefault(theirs.removeprefix(official), []).append(tensor.detach())
     state = {name: parts[0] if len(parts) == 1 else torch.cat(parts) for name, parts in packed.items()}
@@ -229,11 +230,16 @@ def fill_part(part: nn.Module, weights: Mapping[str, Tensor], own: str = "", off
     _load(part, found, own, official)
 
 
+def _official_part(net: nn.Module) -> dict[str, Tensor]:
+    """Weights of a network that the official program has, too."""
+    return {name: tensor for name, tensor in net.state_dict().items() if not SCALING.search(name)}
+
+
 def _load(net: nn.Module, named: Mapping[str, Tensor], own: str = "", official: str = "") -> None:
     """Copy weights of fitting names and shapes; packed ones are taken apart in the order of our parameters."""
     taken: dict[str, int] = {}
     with torch.no_grad():
-        for name, tensor in net.state_dict().items():
+        for name, tensor in _official_part(net).items():
             theirs = official_name(own + re.sub(r"^(?:extractor|balancing)\.", "", name)).removeprefix(official)
             source = named[theirs]
             if source.shape == tensor.shape:

@@ -62,6 +62,9 @@ class TestRun:
         for heading in ("Calibration before balancing", "Balance of the classes", "What the correction changed"):
             assert heading in report
         assert "Intervals are resampled over subjects." in report
+        weights = read_checkpoint(trained / "checkpoints" / "best.ckpt")["state_dict"]
+        temperature = float(weights["net.balancing.corrected_scaling.temperature"])
+        assert temperature != 1.0 and f"{temperature:.3f} of the corrected distribution" in report
         assert not re.search(r"(?:src|href)=\"(?!data:)", report), "nothing is loaded from elsewhere"
 
     def test_last_and_best_epoch_can_both_be_tested(self, trained, tmp_path):

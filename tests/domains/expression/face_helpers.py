@@ -11,6 +11,7 @@ import torch
 
 from data_prep.expression.planted import write_planted_faces
 from data_prep.expression.prepare import prepare
+from domains.expression.calibration import scaled_distribution
 from domains.expression.module import ARBExModule
 
 CLASSES = ["neutral", "happiness", "surprise"]
@@ -44,7 +45,10 @@ def predictions(rows: int = 60, count: int = 3, seed: int = 0) -> pl.DataFrame:
         scores = rng.random((rows, count)) + strength * np.eye(count)[labels] * (rng.random((rows, 1)) < 0.8)
         shares = np.exp(2 * scores) / np.exp(2 * scores).sum(1, keepdims=True)
         found |= {f"{name}_{k}": shares[:, k].astype(np.float32) for k in range(count)}
-    found |= {f"probability_{k}": found[f"corrected_{k}"] for k in range(count)}
+    for name, scaled in (("primary", "primary_calibrated"), ("corrected", "calibrated")):
+        shares = scaled_distribution(np.stack([found[f"{name}_{k}"] for k in range(count)], 1), 0.7)
+        found |= {f"{scaled}_{k}": shares[:, k].astype(np.float32) for k in range(count)}
+    found |= {f"probability_{k}": found[f"calibrated_{k}"] for k in range(count)}
     found["predicted"] = np.stack([found[f"probability_{k}"] for k in range(count)], 1).argmax(1)
     found["confidence"] = rng.random(rows).astype(np.float32)
     return pl.DataFrame(found)

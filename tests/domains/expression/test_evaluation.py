@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score, recall_score
 
 from domains.common.errors import PreparedDataError
 from domains.common.figures import WARNINGS
-from domains.expression.evaluation import doubts, evaluate_expressions, f1_of_all_classes, report_tables
+from domains.expression.evaluation import DISTRIBUTIONS, doubts, evaluate_expressions, f1_of_all_classes, report_tables
 from domains.expression.figures import class_balance, figures
 from domains.expression.official_scores import official_scores
 from domains.expression.smoothing import exponential, smoothed_columns, window, write_csv
@@ -52,7 +52,7 @@ def test_macro_f1_counts_all_classes_as_the_challenge_does(pairs):
 def test_a_class_that_is_never_there_counts_nothing():
     table = predictions()
     wider = table.with_columns(
-        *(pl.lit(0.0).cast(pl.Float32).alias(f"{n}_3") for n in ("probability", "primary", "corrected"))
+        *(pl.lit(0.0).cast(pl.Float32).alias(f"{name}_3") for name in ("probability", *DISTRIBUTIONS))
     )
     found = evaluate_expressions(wider, [*CLASSES, "fear"], replicates=20)
     assert found["macro_f1_all_classes"].value == pytest.approx(found["macro_f1"].value * 3 / 4)

@@ -76,12 +76,12 @@ def test_soft_targets_that_are_one_label_are_labels():
 def test_predictions_hold_both_distributions_and_the_confidences():
     net = module().eval()
     found = net.predict_step(batch() | {"name": list("abcdef")}, 0)
-    for kind in ("probability", "primary", "corrected"):
+    for kind in ("probability", "primary", "corrected", "primary_calibrated", "calibrated"):
         total = sum(found[f"{kind}_{k}"] for k in range(3))
         torch.testing.assert_close(total, torch.ones(6))
-    assert torch.equal(found["probability_1"], found["corrected_1"])
+    assert torch.equal(found["probability_1"], found["calibrated_1"])
     assert torch.equal(
-        module(prediction="primary").eval().predict_step(batch(), 0)["probability_1"], found["primary_1"]
+        module(prediction="primary").eval().predict_step(batch(), 0)["probability_1"], found["primary_calibrated_1"]
     )
     assert found["name"] == list("abcdef")
 
@@ -143,10 +143,10 @@ def test_files_of_another_kind_and_hostile_ones_never_start_a_network(tmp_path):
 def test_an_exported_program_gives_what_the_network_gives():
     net = module().eval()
     (image,) = net.example_inputs(3)
-    corrected, primary, embedding = net.exportable()(image)
+    corrected, primary, embedding, calibrated = net.exportable()(image)
     output = net.net(image)
     assert torch.equal(corrected, output.corrected) and torch.equal(primary, output.primary)
-    assert embedding.shape == (3, 16)
+    assert embedding.shape == (3, 16) and torch.equal(calibrated, output.calibrated)
     assert len(CLASSES) == corrected.shape[1]
 
 
