@@ -100,8 +100,8 @@ class TestPlanted:
         marks = pl.read_csv(made.marks)
         labels = pl.read_csv(made.table)
         assert labels["label"].n_unique() == 4 and len(marks) == 12
-        red = {"red_disc", "red_square", "red_triangle", "red_cross"}
-        assert set(labels["label"]) == red
+        kinds = {"red_disc", "blue_square", "yellow_triangle", "white_cross"}
+        assert set(labels["label"]) == kinds
         for image, x, y, _ in marks.iter_rows():
             pixels = np.asarray(Image.open(tmp_path / image)).astype(int)
             red_over_green, _, _ = pixels[round(y), round(x)] - pixels[round(y), round(x)][1]
