@@ -11,7 +11,7 @@ from PIL import Image
 
 from data_prep.common.errors import DatasetNotFoundError, ManifestError, PrepError, RejectsExceededError
 from data_prep.finegrained.apply import apply
-from data_prep.finegrained.planted import write_planted_classes, write_planted_identities
+from data_prep.finegrained.planted import COLOURS, write_planted_classes, write_planted_identities
 from tests.data.finegrained import make
 from tests.data_prep.finegrained.helpers import index, regions, rejects, run
 from tests.data_prep.helpers import tree
@@ -102,10 +102,11 @@ class TestPlanted:
         assert labels["label"].n_unique() == 4 and len(marks) == 12
         kinds = {"red_disc", "blue_square", "yellow_triangle", "white_cross"}
         assert set(labels["label"]) == kinds
-        for image, x, y, _ in marks.iter_rows():
-            pixels = np.asarray(Image.open(tmp_path / image)).astype(int)
-            red_over_green, _, _ = pixels[round(y), round(x)] - pixels[round(y), round(x)][1]
-            assert pixels.shape == (64, 64, 3) and red_over_green > 80
+        for image, x, y, _, label in marks.join(labels, on="image").iter_rows():
+            pixels = np.asarray(Image.open(tmp_path / image)) / 255
+            here = pixels[round(y), round(x)]
+            nearest = min(COLOURS, key=lambda name: np.abs(here - COLOURS[name]).sum())
+            assert pixels.shape == (64, 64, 3) and label.startswith(nearest)
 
     def test_both_are_prepared_and_the_seed_decides(self, tmp_path):
         first = write_planted_classes(tmp_path / "a", classes=3, per_class=10, size=48)
