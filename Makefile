@@ -41,6 +41,9 @@ bench: $(VENV)/.installed  ## timings of this checkout; peers join with PEER_PYT
 	$(BIN)/python -m benchmarks.pose_convformer
 	$(BIN)/python -m benchmarks.pose_evaluation
 	$(BIN)/python -m benchmarks.pose_scaling
+	$(BIN)/python -m benchmarks.expression_inference
+	$(BIN)/python -m benchmarks.finegrained_dcal
+	$(BIN)/python -m benchmarks.finegrained_reid
 
 install: $(VENV)/.installed
 

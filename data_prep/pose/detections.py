@@ -79,8 +79,8 @@ class Detections:
             track: of the person; None: the best detection of each frame.
 
         Returns:
-            Frames, and keypoints. Between ids that are numbers, frames without a detection are NaN; between names none
-            are known.
+            Frames, and keypoints, NaN where this person is not found. Between ids that are numbers no frame is missing;
+            of frames that have names, those in which nobody was found are not known.
 
         Shape:
             T frames, (T, K, 3) float64.
@@ -96,7 +96,10 @@ class Detections:
         names = [self.frames[number] for number in used.tolist()]
         numbers = [name for name in names if isinstance(name, int)]
         if len(numbers) < len(names):
-            return names, self.keypoints[best]
+            begin, end = int(used[0]), int(used[-1]) + 1
+            between = np.full((end - begin, *self.keypoints.shape[1:]), np.nan)
+            between[used - begin] = self.keypoints[best]
+            return list(self.frames[begin:end]), between
         length = numbers[-1] - numbers[0] + 1
         if length > MOST_FRAMES:
             raise ConfigError(f"image ids from {numbers[0]} to {numbers[-1]} are no frames of one video")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -180,6 +181,25 @@ class PeopleData(HeptadData):
             return resized(picture, self.shorter, self.longest)
         draw = torch.Generator().manual_seed(mix_seed(self.seed, epoch, row))
         return augmented(picture, self.flip_pairs, self.augmentation, self.longest, draw)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As of every data module, and the keypoints that were trained on."""
+        state = super().state_dict()
+        return state | {"people": {"keypoints": self.keypoint_names}} if state else state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Compare the keypoints with those that the weights are trained on.
+
+        Raises:
+            PreparedDataError: they are others, or in another order.
+        """
+        trained = state_dict.get("people", {}).get("keypoints", self.keypoint_names)
+        if trained != self.keypoint_names:
+            raise PreparedDataError(
+                f"{self.root}: its keypoints are {', '.join(self.keypoint_names)}, those of the weights "
+                f"{', '.join(trained)}; prepare data with the keypoints that were trained on"
+            )
+        super().load_state_dict({name: value for name, value in state_dict.items() if name != "people"})
 
     def truth(self, split: str) -> tuple[Annotations, pl.DataFrame]:
         """All annotations of a split, crowds too, as the evaluator takes them, and its images."""

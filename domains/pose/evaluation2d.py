@@ -200,7 +200,11 @@ def write_results(table: pl.DataFrame, directory: Path) -> Path:
     The third number of each keypoint is 1, as COCO recommends: the network says nothing of single keypoints, and the
     constant of the official program (0.731) is easily taken for a confidence.
     """
-    points = np.stack([np.asarray(row, np.float64) for row in table["keypoints"]]) if len(table) else np.zeros((0, 2))
+    path = directory / RESULTS
+    if not len(table):
+        write_whole(path, b"[]\n")
+        return path
+    points = np.stack([np.asarray(row, np.float64) for row in table["keypoints"]])
     points = points.reshape(len(table), -1, 2).round(3)
     triples = np.concatenate([points, np.ones_like(points[..., :1])], 2).reshape(len(table), -1)
     columns = (table["image_id"].to_list(), triples, table["score"].to_numpy().astype(np.float64).round(6).tolist())
@@ -208,7 +212,6 @@ def write_results(table: pl.DataFrame, directory: Path) -> Path:
         msgspec.json.encode({"image_id": image, "category_id": PERSON, "keypoints": row.tolist(), "score": score})
         for image, row, score in zip(*columns, strict=True)
     )
-    path = directory / RESULTS
     write_whole(path, b"[" + b",\n".join(entries) + b"]\n")
     return path
 

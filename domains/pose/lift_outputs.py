@@ -62,7 +62,8 @@ def joint_table(predictions: pl.DataFrame, store: ClipStore, layout: Layout) -> 
 
     Returns:
         clip, person, video, frame (number in the video), frame_name (where frames have names), time_s, joint, and x_mm,
-        y_mm, z_mm: relative to the root, in the axes of the camera (x right, y down, z ahead).
+        y_mm, z_mm: in the axes of the camera (x right, y down, z ahead), relative to the true root; where the network
+        puts the root itself is near 0, not 0.
     """
     clips = pl.DataFrame(
         [
@@ -124,7 +125,7 @@ def _sheet(predictions: pl.DataFrame, clips: list[dict[str, Any]], layout: Layou
     figure = Figure(figsize=(2.1 * SHEET_POSES, 2.5 * len(clips)), layout="constrained")
     for line, clip in enumerate(clips):
         poses = _poses(predictions, clip)
-        for place, frame in enumerate(np.linspace(0, len(poses) - 1, SHEET_POSES).round().astype(int)):
+        for place, frame in enumerate(np.unique(np.linspace(0, len(poses) - 1, SHEET_POSES).round().astype(int))):
             panel: Any = figure.add_subplot(len(clips), SHEET_POSES, line * SHEET_POSES + place + 1, projection="3d")
             draw_pose(panel, poses[frame], layout, colours=(GREY, ORANGE, BLUE), width=1.8)
             frame_poses(panel, poses.reshape(-1, 3))

@@ -61,6 +61,8 @@ def write_people(
     (directory / TRACKS).unlink(missing_ok=True)
     clear_files(directory / OVERLAYS, ".png", ".mp4")
     sure = predictions.filter(pl.col("score") >= shown)
+    best = f", the best at {max(predictions['score'].to_list()):.2f}" if len(predictions) else ""
+    print(f"{len(sure):,} of {len(predictions):,} detections have a score of {shown:g} or more{best}")
     timed = [name for name in TIMED if name in store.frame.columns]
     facts = store.frame.select("row", "file", *timed)
     if "video" in timed:
@@ -75,8 +77,10 @@ def write_people(
         if drawn is not None:
             write_whole(directory / OVERLAYS / f"{int(row):06d}-{_plain(str(file))}.png", png(drawn))
     if "video" in timed:
-        for (video,), frames in facts.filter(pl.col("video") != "").group_by("video", maintain_order=True):
-            _write_video(str(video), frames, sure, store, keypoints, directory)
+        videos = facts.filter(pl.col("video") != "").group_by("video", maintain_order=True)
+        for number, ((video,), frames) in enumerate(videos):
+            path = directory / OVERLAYS / f"{number:03d}-{_plain(str(video))}.mp4"
+            _write_video(str(video), frames, sure, store, keypoints, path)
 
 
 def follow(sure: pl.DataFrame, keypoints: Keypoints) -> pl.DataFrame:
@@ -108,13 +112,12 @@ def tracks_table(followed: pl.DataFrame, layout: str) -> pl.DataFrame:
 
 
 def _write_video(
-    video: str, frames: pl.DataFrame, sure: pl.DataFrame, store: PeopleStore, keypoints: Keypoints, directory: Path
+    video: str, frames: pl.DataFrame, sure: pl.DataFrame, store: PeopleStore, keypoints: Keypoints, path: Path
 ) -> None:
     """Draw the frames of a video into another, which lasts as long: what cannot be decoded repeats the frame before."""
     rows = sure.filter(pl.col("video") == video)
     found = {int(str(row)): part for (row,), part in rows.group_by("row", maintain_order=True)}
     rate, step, last = float(frames["fps"][0]), int(frames["step"][0]), -1
-    path = directory / OVERLAYS / f"{_plain(video)}.mp4"
     before: Pixels | None = None
     with video_file(path, rate) as sink:
         for row, number in frames.select("row", "frame").iter_rows():

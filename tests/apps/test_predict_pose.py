@@ -61,7 +61,7 @@ def test_results_never_show_a_constant_as_a_confidence(predicted):
 
 
 def test_the_drawn_video_lasts_as_long(predicted):
-    video = cv2.VideoCapture(str(predicted / "overlays" / "walk.mp4"))
+    video = cv2.VideoCapture(str(predicted / "overlays" / "000-walk.mp4"))
     assert (video.get(cv2.CAP_PROP_FRAME_COUNT), video.get(cv2.CAP_PROP_FPS)) == (12, 25)  # the broken one is repeated
     good, pixels = video.read()
     assert good

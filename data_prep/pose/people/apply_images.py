@@ -173,7 +173,7 @@ def _add_images(looked: Looked, images: Sequence[Path], blocks: Sequence[Done], 
         if fact["stored"]:
             looked.files[fact["stored"]] = blocks[at // BLOCK].folder / fact["stored"]
         folder = str(path.parent.relative_to(root))
-        video = (root.name if folder == "." else folder) if fps else ""
+        video = folder if fps else ""  # "." is the folder above all
         timed = {"frame": number, "time_s": number / fps, "fps": fps, "step": 1} if fps else {}
         looked.rows.append(
             {
@@ -238,7 +238,7 @@ _TOLD = 5  # rejects that are printed
 
 def _number(rows: Sequence[dict[str, Any]]) -> pl.DataFrame:
     """Rows with ids: the numbers that image files are called by, as in COCO, where all are; else 1, 2, 3, ..."""
-    names = [re.fullmatch(r"0*([0-9]+)", Path(row["image"]).stem) if not row["video"] else None for row in rows]
+    names = [re.fullmatch(r"0*([0-9]+)", Path(row["file"]).stem) if not row["video"] else None for row in rows]
     ids = [int(match[1]) if match else -1 for match in names]
     if min(ids) < 0 or max(ids) > LARGEST_ID or len(set(ids)) < len(ids):
         ids = list(range(1, len(rows) + 1))

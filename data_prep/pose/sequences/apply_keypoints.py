@@ -37,6 +37,7 @@ from data_prep.pose.sequences.skeletons import Skeleton
 from data_prep.pose.sequences.splitting import INDEX, to_parquet
 
 PREDICT = "predict"
+RATES = 0.01  # relative difference of frame rates that is rounding
 LONGEST_GAP = 0.5  # s; a person who is not seen for longer becomes a new clip: what happens between is not made up
 EXTRA: dict[str, Any] = {
     "person": pl.String,
@@ -151,9 +152,14 @@ def _add(
         raise ConfigError(f"{path}: does not say how large the picture is; give --size, as in --size 1920x1080")
     if person.size and asked.picture() not in (None, person.size):
         raise ConfigError(f"{path}: its picture has {size[0]} x {size[1]} pixels, not --size {asked.size}")
+    if asked.fps and person.fps and abs(asked.fps / person.fps - 1) > RATES:
+        raise ConfigError(f"{path}: its frames are {person.fps:g} a second, not --fps {asked.fps:g}; leave --fps out")
     rate = asked.fps or person.fps or rates[0]
     camera = Camera("camera", *size)
-    points = mean_joints(person.points, parts)[..., :2]
+    told = np.asarray(person.points, dtype=np.float64)
+    if told.shape[-1] > 2:  # a joint of confidence 0 was not found
+        told = np.where(told[..., 2:3] > 0, told, np.nan)
+    points = mean_joints(told, parts)[..., :2]
     seen = checks.present(points)
     where = f"{person.video}, person {person.person}"
     reason = checks.check_pixels(points[seen], camera) if seen.any() else "no joint is there (NaN or 0 in all frames)"

@@ -159,8 +159,11 @@ def _read_tracks(path: Path) -> Iterator[Observed]:
         raise CorruptRecordError(
             path, f"column {missing[0]}", f"is missing; give the {TRACKS} of a prediction of persons in a video"
         )
-    if not len(table) or any(table[name].null_count() > 0 for name in TRACK_COLUMNS):
-        raise CorruptRecordError(path, "rows", "there are none, or values are missing; predict the video again")
+    if not len(table):
+        reason = "there are none: nobody was sure enough to be followed; predict the video with a lower --model.shown"
+        raise CorruptRecordError(path, "rows", reason)
+    if any(table[name].null_count() > 0 for name in TRACK_COLUMNS):
+        raise CorruptRecordError(path, "rows", "values are missing; predict the video again")
     for (video, track), rows in table.sort("video", "track", "frame").group_by("video", "track", maintain_order=True):
         first = rows.row(0, named=True)
         layout, step = str(first["layout"]), int(first["step"])

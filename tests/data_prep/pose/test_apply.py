@@ -56,6 +56,13 @@ def test_orientation_that_a_camera_noted_counts(prepared, tmp_path):
         assert image.mode == "RGB"
 
 
+def test_ids_are_the_numbers_of_the_user_s_files(prepared, tmp_path):
+    write_image(tmp_path / "raw" / "000000000139.png", 1)
+    Image.new("CMYK", (64, 48)).save(tmp_path / "raw" / "000000109313.jpg")  # written anew under another name
+    _, table = encode(prepared, tmp_path / "raw", tmp_path / "out")
+    assert table["image_id"].to_list() == [139, 109313]
+
+
 def test_a_damaged_image_is_named_and_the_others_stay(prepared, tmp_path):
     for number in range(3):
         write_image(tmp_path / "raw" / f"{number}.png", number)
@@ -146,6 +153,13 @@ def test_folders_are_videos_where_a_rate_is_given(prepared, tmp_path):
     _, table = encode(prepared, tmp_path / "raw", tmp_path / "out", fps=10.0)
     rows = table.select("file", "video", "frame", "time_s").rows()
     assert rows == [("one/f2.png", "one", 0, 0.0), ("one/f10.png", "one", 1, 0.1), ("two/f1.png", "two", 0, 0.0)]
+
+
+def test_a_folder_below_one_of_its_name_is_another_video(prepared, tmp_path):
+    for name in ("walk/1.png", "walk/2.png", "walk/walk/1.png"):
+        write_image(tmp_path / name, 1)
+    _, table = encode(prepared, tmp_path / "walk", tmp_path / "out", fps=25.0)
+    assert sorted(table.group_by("video").len().rows()) == [(".", 2), ("walk", 1)]
 
 
 def test_the_same_bytes_with_any_number_of_workers(prepared, tmp_path):

@@ -94,6 +94,36 @@ def test_results_of_coco_become_clips_of_the_model_s_joints(tmp_path):
     assert again == card
 
 
+def test_a_wrong_rate_is_refused(tmp_path):
+    root = prepared(tmp_path / "root")
+    path = tracks(tmp_path / TRACKS, walking(40), step=2)
+    with pytest.raises(ConfigError, match=r"12\.5 a second, not --fps 25"):
+        encode(root, path, tmp_path / "out", layout="coco-17", fps=25.0)
+    card, _ = encode(root, path, tmp_path / "out", layout="coco-17", fps=12.5)
+    assert card["splits"]["predict"]["rows"] == 1
+
+
+def test_joints_of_no_confidence_are_missing(tmp_path):
+    path = results(tmp_path / "results.json", {None: walking(40)})
+    entries = json.loads(path.read_text())
+    for entry in entries[5:9]:
+        entry["keypoints"][27:30] = [9999.0, 9999.0, 0.0]
+    path.write_text(json.dumps(entries))
+    _, table = encode(prepared(tmp_path / "root"), path, tmp_path / "out", **WIDE)
+    clip = load_file(tmp_path / "out" / table["files"][0][0])
+    assert (~clip["valid_2d"].all(axis=1)).sum() == 4 and clip["keypoints_2d"].max() < 1000
+    assert table["filled_frames"].to_list() == [4]
+
+
+def test_named_frames_without_the_person_are_gaps(tmp_path):
+    points = walking(120)
+    away = points.copy()
+    away[40:80] = np.nan
+    path = results(tmp_path / "results.json", {1: points, 2: away}, names=True)
+    _, table = encode(prepared(tmp_path / "root"), path, tmp_path / "out", fps=50.0, **WIDE)
+    assert sorted(table["frames"].to_list()) == [40, 40, 120]
+
+
 def test_short_gaps_are_filled_and_long_ones_cut(tmp_path):
     points = walking(60)
     whole = points.copy()

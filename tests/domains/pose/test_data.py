@@ -354,3 +354,10 @@ def test_real_images_and_perfect_detections(tmp_path: Path, shared: Path) -> Non
     found = Found(truth.image[kept], truth.keypoints[kept], np.ones(int(kept.sum())))
     scores = evaluate(truth, found, images["image_id"].to_numpy(), np.array(data.sigmas))
     assert scores["AP"] == pytest.approx(1.0)
+
+
+def test_weights_of_other_keypoints_are_refused(coco: Path) -> None:
+    data = PeopleData(str(coco), **SIZES)
+    trained = [*data.keypoint_names[1:], data.keypoint_names[0]]
+    with pytest.raises(PreparedDataError, match=r"its keypoints are nose, .* those of the weights left_eye"):
+        data.load_state_dict({"people": {"keypoints": trained}})

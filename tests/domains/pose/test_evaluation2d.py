@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -178,3 +179,8 @@ def test_results_file(tmp_path: Path) -> None:
     path = write_results(detected, tmp_path)
     read, rejects = read_detections(path, "custom-4", K)
     assert path.name == "coco_results.json" and rejects == [] and len(read.keypoints) == len(detected)
+
+
+def test_results_of_nobody(tmp_path: Path) -> None:
+    table = make_table()[0].clear()
+    assert json.loads(write_results(table, tmp_path).read_text()) == []
