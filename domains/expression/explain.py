@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from domains.common.attention import record
 from domains.common.attention.window_cross import from_windows
 from domains.common.figures import BLUE, GREY, Picture, axes, plain
 from domains.common.loader import Batch
+from domains.common.showing import archive, batch_of, first_batches
 from domains.common.writing import write_whole
 from domains.expression.balancing import ARBExOutput
 from domains.expression.data import ExpressionData
@@ -69,8 +70,8 @@ def explain(module: ARBExModule, data: ExpressionData, directory: Path, rows: in
     write_whole(directory / "distances.parquet", buffer.getvalue())
     pictures = [_distance_picture(table, module.classes)] if module.balancing else []
     chosen = choose_cases(table)
-    cases = [case_of(module, _batch(data, row)) for row in chosen]
-    write_whole(directory / "maps.npz", _archive(cases))
+    cases = [case_of(module, batch_of(data, row)) for row in chosen]
+    write_whole(directory / "maps.npz", archive({case.row: case.maps for case in cases}))
     for case in cases:
         right = "right" if case.decided(module.prediction) == case.label else "wrong"
         title = f"{right}: {plain(module.classes[case.label])} ({plain(case.name, 40)})"
@@ -87,7 +88,7 @@ def distance_table(module: ARBExModule, data: ExpressionData, rows: int) -> pl.D
         and distance_0 and so on (to the nearest anchor of each class).
     """
     tables = []
-    for batch in _first(data, rows):
+    for batch in first_batches(data, rows):
         output = module(batch)
         p, probability = module.decided(output)
         nearest = output.distances.amin(-1).float().numpy()
@@ -235,25 +236,3 @@ def _distance_picture(table: pl.DataFrame, classes: Sequence[str]) -> Picture:
         "Mean distance of the faces of each class to the nearest anchor of each class; the diagonal should be least."
     )
     return Picture("Faces and anchors", caption, figure)
-
-
-def _first(data: ExpressionData, rows: int) -> Iterator[Batch]:
-    seen = 0
-    for batch in data.test_dataloader():
-        yield data.finish(batch)
-        seen += len(batch["row"])
-        if seen >= rows:
-            return
-
-
-def _batch(data: ExpressionData, row: int) -> Batch:
-    store = data.store("test")
-    chosen = {name: values[row : row + 1] for name, values in store.load(0).items()}
-    return data.finish(data.collate_for(store)(chosen))
-
-
-def _archive(cases: Sequence[Case]) -> bytes:
-    buffer = io.BytesIO()
-    arrays = {f"{case.row}/{name}": values for case in cases for name, values in case.maps.items()}
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from domains.common.attention import InjectionHead, record
 from domains.common.errors import ConfigError
 from domains.common.figures import BLUE, GREY, ORANGE, Picture, axes, plain
-from domains.common.loader import Batch
 from domains.common.module import HeptadModule
+from domains.common.showing import archive, batch_of, first_batches
 from domains.common.writing import write_whole
 from domains.medical.image_data import ImageData
 from domains.medical.medusa_module import MEDUSAModule
@@ -76,7 +76,7 @@ def explain_images(module: HeptadModule, data: ImageData, directory: Path, rows:
     table.write_parquet(buffer)
     write_whole(directory / "gates.parquet", buffer.getvalue())
     cases = list(_cases(module, data, chosen))
-    write_whole(directory / "maps.npz", _archive(cases))
+    write_whole(directory / "maps.npz", archive({case.row: case.maps for case in cases}))
     start = gate_start(module)
     pictures = [_strengths(table, module.classes, start)]
     for case in cases:
@@ -101,7 +101,7 @@ def gate_table(module: MEDUSAModule, data: ImageData, rows: int) -> tuple[pl.Dat
     """
     columns: list[pl.DataFrame] = []
     start = gate_start(module)
-    for batch in _first(data, rows):
+    for batch in first_batches(data, rows):
         with record(module.net) as recorded:
             probabilities = module(batch).float().softmax(-1)
         known: dict[str, Any] = {"row": batch["row"].numpy(), "name": batch["name"]}
@@ -130,7 +130,7 @@ def gate_table(module: MEDUSAModule, data: ImageData, rows: int) -> tuple[pl.Dat
 def _cases(module: MEDUSAModule, data: ImageData, chosen: dict[int, str]) -> Iterator[Case]:
     body = module.net.body
     for row in chosen:
-        batch = _batch(data, row)
+        batch = batch_of(data, row)
         with record(module.net) as recorded:
             predicted = module.predictions(batch, module(batch))
         label = int(batch["label"][0])
@@ -209,13 +209,13 @@ def _strengths(table: pl.DataFrame, classes: list[str], start: float) -> Picture
 @torch.no_grad()
 def _explain_lungs(module: MEDUSABodyModule, data: ImageData, rows: int) -> list[Picture]:
     found: list[tuple[float, int]] = []
-    for batch in _first(data, rows):
+    for batch in first_batches(data, rows):
         dice = overlaps(module(batch), batch["mask"])["dice"]
         found += [(float(value), int(row)) for value, row in zip(dice, batch["row"], strict=True)]
     pictures = []
     found.sort()
     for title, (score, row) in {"Worst": found[0], "Middle": found[len(found) // 2], "Best": found[-1]}.items():
-        batch = _batch(data, row)
+        batch = batch_of(data, row)
         figure = Figure(figsize=(6.2, 3.2), layout="constrained")
         panels = figure.subplots(1, 2)
         outlined = {"mask": batch["mask"][0, 0].numpy(), "found": module(batch)[0, 0].sigmoid().numpy()}
@@ -227,25 +227,3 @@ def _explain_lungs(module: MEDUSABodyModule, data: ImageData, rows: int) -> list
             panel.set_axis_off()
         pictures.append(Picture(f"{title}: {plain(batch['name'][0])}", f"Dice {score:.3f}.", figure))
     return pictures
-
-
-def _first(data: ImageData, rows: int) -> Iterator[Batch]:
-    seen = 0
-    for batch in data.test_dataloader():
-        yield data.finish(batch)
-        seen += len(batch["row"])
-        if seen >= rows:
-            return
-
-
-def _batch(data: ImageData, row: int) -> Batch:
-    store = data.store("test")
-    chosen = {name: values[row : row + 1] for name, values in store.load(0).items()}
-    return data.finish(data.collate_for(store)(chosen))
-
-
-def _archive(cases: list[Case]) -> bytes:
-    buffer = io.BytesIO()
-    arrays = {f"{case.row}/{name}": values for case in cases for name, values in case.maps.items()}
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()
