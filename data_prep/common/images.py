@@ -102,6 +102,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         top = float(values.max(initial=0.0))
         # the full range of 16 bits; images of 10, 12 or 14 bits, and those of 8, would be black on it
         full = _DEEP if top > _DEEP / 4 else max(top, 255.0)
+        full = 1.0 if image.mode == "F" and top <= 1 else full  # shares of white
         grey = np.clip(values * (255 / max(full, top)), 0, 255).round().astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:

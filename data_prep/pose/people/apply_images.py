@@ -264,7 +264,10 @@ def _write_index(table: pl.DataFrame, folder: Path) -> tuple[dict[str, Path], di
 def _tell(looked: Looked, table: pl.DataFrame) -> None:
     single = len(table) - sum(video["frames"] for video in looked.videos)
     told = [f"{single:,} images"] * bool(single)
-    told += [f"{video['file']}: {video['frames']:,} frames at {video['fps']:g} a second" for video in looked.videos]
+    told += [
+        f"{video['file']}: {video['frames']:,} frames at {video['fps'] / video['every']:g} a second"
+        for video in looked.videos
+    ]
     say("; ".join(told[:_TOLD]) + (f"; and {len(told) - _TOLD} more videos" if len(told) > _TOLD else ""))
     for video in looked.videos:
         if video["missing_at_the_end"]:

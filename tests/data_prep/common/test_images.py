@@ -46,6 +46,13 @@ def test_pictures_of_any_kind(tmp_path: Path, mode: str, kind: str, wanted: str)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(encode_png(picture)))), np.asarray(picture))
 
 
+def test_numbers_from_0_to_1_are_shares_of_white(tmp_path: Path) -> None:
+    shares = np.tile(np.linspace(0, 1, 32, dtype=np.float32), (24, 1))
+    Image.fromarray(shares).save(tmp_path / "shares.tif")
+    grey = np.asarray(read_picture(tmp_path / "shares.tif").convert("L"))
+    assert (grey.min(), grey.max()) == (0, 255)
+
+
 def test_the_orientation_that_a_camera_noted(tmp_path: Path) -> None:
     notes = Image.Exif()
     notes[0x0112] = 6
