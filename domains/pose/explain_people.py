@@ -75,11 +75,13 @@ def explain_people(module: GroupPoseModule, data: PeopleData, directory: Path) -
     pictures, tables = [], []
     for title, row in _choose(module, data).items():
         case = look(module, data, row)
+        heading = f"{title} of the first {min(SEEN, len(data.store('test').frame))} images"
+        heading += ", below --model.shown" if case.score[0] < module.shown else ""
         pictures += [
-            _joints(case, title, names, data.skeleton),
-            _matrix(case, title, names),
-            *_persons(case, title, names, data.skeleton),
-            _sampling(case, title, names, data.skeleton),
+            _joints(case, heading, names, data.skeleton),
+            _matrix(case, heading, names),
+            *_persons(case, heading, names, data.skeleton),
+            _sampling(case, heading, names, data.skeleton),
         ]
         pairs = np.indices(case.within.shape).reshape(2, -1)
         tables.append(

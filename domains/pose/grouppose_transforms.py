@@ -99,7 +99,7 @@ def resized_size(height: int, width: int, shorter: int, longest: int = LONGEST) 
     """Height and width that give the shorter side `shorter`, or less where the longer one would exceed `longest`."""
     low, high = min(height, width), max(height, width)
     if high / low * shorter > longest:
-        shorter = max(1, round(longest * low / high))
+        shorter = max(1, round(longest * low / high))  # a strip keeps a line of pixels
     if low == shorter:
         return height, width
     other = int(shorter * high / low)

@@ -93,6 +93,10 @@ def apply_images(
         raise DatasetNotFoundError(
             f"{raw[0]}: holds no image and no video; images are {_listed(SUFFIXES)}, videos {_listed(VIDEOS)}"
         )
+    if every > 1 and not videos:
+        raise ConfigError(
+            f"every {every}: is for videos; leave frames out of the folder, and give the --fps of the rest"
+        )
     root = Path(os.path.commonpath([top if top.is_dir() else top.parent for top in tops]))
     command = {"dataset": manifest["name"], "apply": sha256_file(preparation / NAME), "fps": fps, "every": every}
     files = [*images, *videos]

@@ -155,6 +155,12 @@ def test_folders_are_videos_where_a_rate_is_given(prepared, tmp_path):
     assert rows == [("one/f2.png", "one", 0, 0.0), ("one/f10.png", "one", 1, 0.1), ("two/f1.png", "two", 0, 0.0)]
 
 
+def test_frames_of_folders_are_not_thinned(prepared, tmp_path):
+    write_image(tmp_path / "raw" / "1.png", 1)
+    with pytest.raises(ConfigError, match="every 2: is for videos"):
+        encode(prepared, tmp_path / "raw", tmp_path / "out", fps=25.0, every=2)
+
+
 def test_a_folder_below_one_of_its_name_is_another_video(prepared, tmp_path):
     for name in ("walk/1.png", "walk/2.png", "walk/walk/1.png"):
         write_image(tmp_path / name, 1)

@@ -112,6 +112,7 @@ class TestTransforms:
         assert resized_size(480, 640, 800, 1333) == (800, 1066)
         assert resized_size(640, 480, 800, 1333) == (1066, 800)
         assert resized_size(300, 1200, 800, 1333) == (333, 1332)
+        assert min(resized_size(1, 3000, 800, 1333)) >= 1 and min(resized_size(1100, 2, 192, 256)) >= 1
         assert resized_size(800, 900, 800, 1333) == (800, 900)
 
     def test_normalised_grey(self):
