@@ -71,7 +71,8 @@ def explain_lift(module: LiftModule, data: SequenceData, directory: Path) -> lis
     pictures, tables = [], []
     for title, (row, frame) in _choose(module, clips).items():
         case = look(module, clips, row, frame)
-        pictures += [_joints(case, title, layout), _frames(case, title)]
+        heading = f"{title} of the first {min(SEEN, len(clips.frame))} clips"
+        pictures += [_joints(case, heading, layout), _frames(case, heading)]
         joints = [name.replace("_", " ") for name in layout.joints]
         block, query, key = np.indices(case.spatial.shape).reshape(3, -1)
         tables.append(
