@@ -118,9 +118,10 @@ def test_attention_of_a_frame_is_that_of_its_window(lifted):
 def test_pictures_and_table_of_poses(lifted, tmp_path):
     module, data = lifted
     pictures = explain(module, data, tmp_path)
+    of = f"of the first {len(data.clips('test').frame)} clips"
     assert [picture.title for picture in pictures] == [
-        "Least error: attention between joints", "Least error: attention between frames",
-        "Largest error: attention between joints", "Largest error: attention between frames",
+        f"Least error {of}: attention between joints", f"Least error {of}: attention between frames",
+        f"Largest error {of}: attention between joints", f"Largest error {of}: attention between frames",
         "Weights of the kernels",
     ]  # fmt: skip
     table = pl.read_parquet(tmp_path / "explain.parquet")
