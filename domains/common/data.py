@@ -26,12 +26,21 @@ class HeptadData(LightningDataModule, ABC):
         pool_rows: rows gathered before they are permuted; two such pools are held in memory.
         drop_last: leave the incomplete last batch of an epoch out of training.
         workers: threads that read and decode files ahead of the model; 0 where rows come ready from the store.
+        predict_root: directory of newly prepared data to predict; default what the subclass says.
     """
 
     domain = ""
 
     def __init__(
-        self, root: str, batch_size: int, seed: int, pool_rows: int, *, drop_last: bool, workers: int = 0
+        self,
+        root: str,
+        batch_size: int,
+        seed: int,
+        pool_rows: int,
+        *,
+        drop_last: bool,
+        workers: int = 0,
+        predict_root: str | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -40,6 +49,7 @@ class HeptadData(LightningDataModule, ABC):
             raise ConfigError(f"data.workers is {workers}; give 0 or more threads")
         self.workers = workers
         self.root = Path(root)
+        self.predict_root = None if predict_root is None else Path(predict_root)
         self.batch_size, self.seed, self.pool_rows, self.drop_last = batch_size, seed, pool_rows, drop_last
         self._resume: dict[str, Any] = {}
 
@@ -56,6 +66,23 @@ class HeptadData(LightningDataModule, ABC):
         """Make the order of the training rows of each epoch; by default the seeded one, in which each row is once."""
         del store
         return None
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Finish a batch on its device; while training, with the random changes of this epoch."""
+        del dataloader_idx
+        trainer = self.trainer
+        training = trainer is not None and trainer.training
+        return self.finish(batch, trainer.current_epoch if trainer is not None and training else None)
+
+    def finish(self, batch: Batch, epoch: int | None = None) -> Batch:
+        """Turn a batch into what the network takes; by default it stays as it is.
+
+        Args:
+            batch: as a loader gives it.
+            epoch: of the random changes; None: there are none.
+        """
+        del epoch
+        return batch
 
     def decode(self, predictions: pl.DataFrame, split: str) -> pl.DataFrame:
         """Put names in the place of ids before predictions are written, part by part; by default nothing is one."""

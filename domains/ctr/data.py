@@ -142,7 +142,7 @@ class ClickData(HeptadData):
         missing: Missing = "zero",
         predict_root: str | None = None,
     ) -> None:
-        super().__init__(root, batch_size, seed, pool_rows, drop_last=drop_last)
+        super().__init__(root, batch_size, seed, pool_rows, drop_last=drop_last, predict_root=predict_root)
         self.card = read_card(self.root, self.domain)
         # what a model must know of the fields: plain values, linked to its constructor
         self.fields: list[dict[str, Any]] = [
@@ -150,7 +150,6 @@ class ClickData(HeptadData):
         ]
         self.layout = FieldLayout(self.fields)
         self.missing: Missing = missing
-        self.predict_root = None if predict_root is None else Path(predict_root)
 
     def store(self, split: str) -> ClickStore:
         """Parts of one split; `predict` is `predict_root`, or else the test split."""

@@ -11,16 +11,15 @@ import torch
 from torch import Tensor
 
 from domains.common.card import read_card
-from domains.common.data import HeptadData
 from domains.common.errors import ConfigError, PreparedDataError
 from domains.common.folds import apply_split_file
 from domains.common.indexed import IndexStore, read_index
 from domains.common.loader import Batch
+from domains.common.pictures import PicturesData, draw_numbers
 from domains.expression.augment import Augmentation, DrawnChanges
 from domains.expression.images import FaceReader
 from domains.expression.sampling import BalancedEpochs
 
-POOL = 1 << 24  # rows of an index that are permuted together: all of it
 INDEX = ("row", "name", "subject", "image", "at")
 NAMES = ("name", "subject", "source", "frame", "time_s")  # that predictions keep
 # of ImageNet, which all published weights were trained with; grey is the mean of the colours
@@ -51,7 +50,7 @@ def normalise(images: Tensor) -> Tensor:
     return (images - mean) / std
 
 
-class ExpressionData(HeptadData):
+class ExpressionData(PicturesData[FaceReader]):
     """Faces prepared by `heptad expression prep`.
 
     A batch has `image` (B, channels, side, side) float32, normalised, `label` (B,) int64, `row`, the names of its rows
@@ -96,18 +95,17 @@ class ExpressionData(HeptadData):
         drop_last: bool = False,
         predict_root: str | None = None,
     ) -> None:
-        super().__init__(root, batch_size, seed, POOL, drop_last=drop_last, workers=workers)
-        if cache_mb < 0 or per_class < 0 or per_source < 0:
-            raise ConfigError("data.cache_mb, per_class and per_source must be 0 or more")
+        options: dict[str, Any] = {"drop_last": drop_last, "workers": workers, "predict_root": predict_root}
+        super().__init__(root, batch_size, seed, cache_mb, **options)
+        if per_class < 0 or per_source < 0:
+            raise ConfigError("data.per_class and data.per_source must be 0 or more")
         self.card = read_faces_card(self.root)
         # what a model must know: plain values, linked to its constructor
         self.classes: list[str] = [str(name) for name in self.card["classes"]]
         self.side, self.channels = int(self.card.get("side") or 48), int(self.card["channels"])
         self.per_class, self.per_source = per_class, per_source
         self.augment, self.augmentation, self.soft_targets = augment, augmentation, soft_targets
-        self.fold, self.cache_mb = fold, cache_mb
-        self.predict_root = None if predict_root is None else Path(predict_root)
-        self._readers: dict[str, FaceReader] = {}
+        self.fold = fold
 
     def setup(self, stage: str) -> None:
         """Take the size and the channels that the network takes, which is trained or used."""
@@ -136,17 +134,13 @@ class ExpressionData(HeptadData):
         unit = "subject" if self.card["group"]["kept_apart"] else "name"
         return self.root, apply_split_file(self.root, path, name, unit=unit, item="image", remedy=rule)
 
-    def store(self, split: str) -> IndexStore:
-        """Rows of one split; their faces are kept from one loader to the next."""
-        if split not in self._readers:
-            store = IndexStore(*self.index(split), split)
-            self._readers[split] = FaceReader(store, self.channels, self.side, cache_mb=self.cache_mb)
-        return self._readers[split].store
+    def reader(self, split: str) -> FaceReader:
+        """Make the reader of the faces of one split."""
+        return FaceReader(IndexStore(*self.index(split), split), self.channels, self.side, cache_mb=self.cache_mb)
 
     def collate_for(self, store: IndexStore) -> Callable[[Batch], Batch]:
         """Make what reads the faces of a batch and names them."""
-        reader = next(reader for reader in self._readers.values() if reader.store is store)
-        return FaceCollate(reader, soft_targets=self.soft_targets, n_classes=len(self.classes))
+        return FaceCollate(self.reader_of(store), soft_targets=self.soft_targets, n_classes=len(self.classes))
 
     def order_for(self, store: IndexStore) -> BalancedEpochs | None:
         """Equal shares of the classes in each epoch, and no more of a video than its share, where asked for."""
@@ -160,13 +154,6 @@ class ExpressionData(HeptadData):
 
     def _order(self) -> dict[str, Any]:
         return super()._order() | {"per_class": self.per_class, "per_source": self.per_source, "fold": self.fold}
-
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Finish a batch on its device; while training, with the random changes of this epoch."""
-        del dataloader_idx
-        trainer = self.trainer
-        training = trainer is not None and trainer.training
-        return self.finish(batch, trainer.current_epoch if trainer is not None and training else None)
 
     def finish(self, batch: Batch, epoch: int | None = None) -> Batch:
         """Turn pixels into what the network takes.
@@ -211,7 +198,4 @@ class FaceCollate:
             result[name] = table[name].fill_null(blank).to_list()
         if self.targets is not None:
             result["target"] = self.targets[rows]
-        draw = rows
-        if "position" in batch:  # an image may come several times in an epoch
-            draw = draw + len(self.reader.images) * batch["position"]
-        return {**result, "image": self.reader.read(rows), "draw": draw}
+        return {**result, **self.reader.read(rows), "draw": draw_numbers(batch, len(self.reader.images))}

@@ -10,15 +10,14 @@ import polars as pl
 import torch
 
 from domains.common.card import read_card
-from domains.common.data import HeptadData
 from domains.common.errors import ConfigError, PreparedDataError
 from domains.common.indexed import IndexStore, read_index
 from domains.common.loader import Batch
+from domains.common.pictures import PicturesData, draw_numbers
 from domains.finegrained.augment import Augmentation, DrawnChanges, centre_cut
-from domains.finegrained.images import REGION, PictureReader, locations
+from domains.finegrained.images import REGION, RegionReader, locations
 from domains.finegrained.sampling import IdentitySampling
 
-POOL = 1 << 24  # rows of an index that are permuted together: all of it
 INDEX = ("row", "name", "image", "stored", *REGION)
 CLASSES, IDENTITIES = "classes", "identities"
 ROLES = {"": 0, "query": 1, "gallery": 2}
@@ -40,7 +39,7 @@ def read_kind(root: Path, kind: str) -> dict[str, Any]:
     return card
 
 
-class PictureData(HeptadData):
+class PictureData(PicturesData[RegionReader]):
     """Pictures prepared by `heptad finegrained prep`; a subclass says of which kind.
 
     A batch has `image` (B, 3, *image_size) float32 in [0, 1], `label` (B,) int64, `row` and `name`. Files are decoded
@@ -82,7 +81,8 @@ class PictureData(HeptadData):
         predict_root: str | None,
         kind: str,
     ) -> None:
-        super().__init__(root, batch_size, seed, POOL, drop_last=drop_last, workers=workers)
+        options: dict[str, Any] = {"drop_last": drop_last, "workers": workers, "predict_root": predict_root}
+        super().__init__(root, batch_size, seed, cache_mb, **options)
         self.kind, self.card = kind, read_kind(self.root, kind)
         self.image_size = [int(side) for side in image_size]
         self.resize = self.image_size if resize is None else [int(side) for side in resize]
@@ -94,11 +94,7 @@ class PictureData(HeptadData):
             raise ConfigError(
                 f"data.resize {self.resize} is smaller than data.image_size {self.image_size}; enlarge it"
             )
-        if cache_mb < 0:
-            raise ConfigError(f"data.cache_mb is {cache_mb}; give 0 or more")
-        self.augment, self.augmentation, self.cache_mb = augment, augmentation, cache_mb
-        self.predict_root = None if predict_root is None else Path(predict_root)
-        self._readers: dict[str, tuple[IndexStore, PictureReader]] = {}
+        self.augment, self.augmentation = augment, augmentation
 
     def index(self, split: str) -> tuple[Path, pl.DataFrame]:
         """Directory and rows of a split; `predict` is `predict_root`, or else the test split.
@@ -112,25 +108,13 @@ class PictureData(HeptadData):
         frame = read_index(root, card, name, INDEX)
         return root, frame.with_columns(path=pl.Series(locations(root, card["image_root"], frame), dtype=pl.String))
 
-    def store(self, split: str) -> IndexStore:
-        """Rows of one split; their pictures are kept from one loader to the next."""
-        if split not in self._readers:
-            root, frame = self.index(split)
-            reader = PictureReader(frame["path"].to_list(), frame, self.resize, self.cache_mb)
-            self._readers[split] = IndexStore(root, frame, split), reader
-        return self._readers[split][0]
+    def reader(self, split: str) -> RegionReader:
+        """Make the reader of the pictures of one split."""
+        return RegionReader(IndexStore(*self.index(split), split), self.resize, self.cache_mb)
 
     def collate_for(self, store: IndexStore) -> Callable[[Batch], Batch]:
         """Make what decodes the pictures of a batch and names them."""
-        reader = next(reader for known, reader in self._readers.values() if known is store)
-        return PictureCollate(store, reader)
-
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Finish a batch on its device; while training, with the random changes of this epoch."""
-        del dataloader_idx
-        trainer = self.trainer
-        training = trainer is not None and trainer.training
-        return self.finish(batch, trainer.current_epoch if trainer is not None and training else None)
+        return PictureCollate(self.reader_of(store))
 
     def finish(self, batch: Batch, epoch: int | None = None) -> Batch:
         """Cut out what the network takes.
@@ -244,17 +228,15 @@ class IdentityData(PictureData):
 class PictureCollate:
     """Rows of an `IndexStore` -> pictures, names, and the number that their random changes are drawn with."""
 
-    def __init__(self, store: IndexStore, reader: PictureReader) -> None:
-        self.store, self.reader = store, reader
+    def __init__(self, reader: RegionReader) -> None:
+        self.reader = reader
 
     def __call__(self, batch: Batch) -> Batch:
         """Decode; `draw` (B,) int64 differs for each time that a picture is taken in an epoch."""
         result = {name: value for name, value in batch.items() if name != "position"}
-        table = self.store.at(batch["row"])
-        draw = batch["row"]
-        if "position" in batch:  # a picture may be in an epoch, and even in a batch, several times
-            draw = draw + len(self.reader.paths) * batch["position"]
-        result |= {"image": self.reader.read(batch["row"]), "name": table["name"].to_list(), "draw": draw}
+        table = self.reader.store.at(batch["row"])
+        result |= {**self.reader.read(batch["row"]), "name": table["name"].to_list()}
+        result["draw"] = draw_numbers(batch, len(self.reader.paths))
         if "role" in table.columns:
             result["role"] = torch.tensor([ROLES[role or ""] for role in table["role"]], dtype=torch.int64)
             result["camera"] = torch.from_numpy(table["camera"].to_numpy().astype("int64"))

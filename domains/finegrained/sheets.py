@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 
 from domains.common.errors import PreparedDataError
 from domains.common.figures import plain
-from domains.finegrained.images import REGION, Pixels, read_region
+from domains.common.pictures import Pixels
+from domains.finegrained.images import REGION, read_region
 
 SIDE = 120  # of a picture on a sheet, pixels
 RIGHT, WRONG, NEUTRAL = "#2f8f3f", "#c2352d", "#3a4756"

@@ -84,7 +84,7 @@ class RecordingData(HeptadData):
         workers: int = 2,
         predict_root: str | None = None,
     ) -> None:
-        super().__init__(root, batch_size, seed, POOL, drop_last=drop_last, workers=workers)
+        super().__init__(root, batch_size, seed, POOL, drop_last=drop_last, workers=workers, predict_root=predict_root)
         self.card = read_kind(self.root, "recordings")
         self.rate = float(self.card["sampling_rate"])
         if channels is not None and channels < 1:
@@ -100,7 +100,6 @@ class RecordingData(HeptadData):
         self.channels = channels
         self.max_channels = self._most_channels() if max_channels is None else max_channels
         self.seizure_share, self.epoch_windows, self.bucket = seizure_share, epoch_windows, bucket
-        self.predict_root = None if predict_root is None else Path(predict_root)
         self.annotated_only = False  # a module that learns from labels sets it
 
     def _count(self, name: str, seconds: float) -> int:

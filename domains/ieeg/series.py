@@ -80,14 +80,13 @@ class SeriesData(HeptadData):
         drop_last: bool = False,
         predict_root: str | None = None,
     ) -> None:
-        super().__init__(root, batch_size, seed, POOL, drop_last=drop_last)
+        super().__init__(root, batch_size, seed, POOL, drop_last=drop_last, predict_root=predict_root)
         if look_back < 1 or horizon < 1:
             raise ConfigError(f"data.look_back {look_back} and data.horizon {horizon} count steps from 1")
         self.card = read_kind(self.root, "series")
         # what a model must know: plain values, linked to its constructor
         self.variates: list[str] = list(self.card["variates"])
         self.n_variates, self.look_back, self.horizon = len(self.variates), look_back, horizon
-        self.predict_root = None if predict_root is None else Path(predict_root)
 
     def _values(self, root: Path) -> Tensor:
         path = root / "series.parquet"

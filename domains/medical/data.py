@@ -63,7 +63,7 @@ class BagData(HeptadData):
         splits: str | None = None,
         predict_root: str | None = None,
     ) -> None:
-        super().__init__(root, batch_size, seed, POOL, drop_last=drop_last, workers=workers)
+        super().__init__(root, batch_size, seed, POOL, drop_last=drop_last, workers=workers, predict_root=predict_root)
         if cache_mb < 0:
             raise ConfigError(f"data.cache_mb is {cache_mb}; give 0 or more")
         self.card = read_kind(self.root, "bags")
@@ -72,7 +72,6 @@ class BagData(HeptadData):
         self.feature_dim = int(self.card["feature_dim"])
         self.cache_mb = cache_mb
         self.splits = None if splits is None else Path(splits)
-        self.predict_root = None if predict_root is None else Path(predict_root)
 
     def store(self, split: str) -> IndexStore:
         """Slides of one split; `predict` is `predict_root`, or else the test split."""

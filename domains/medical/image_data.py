@@ -8,13 +8,13 @@ from typing import Any
 
 import polars as pl
 
-from domains.common.data import HeptadData
 from domains.common.errors import ConfigError, PreparedDataError
 from domains.common.indexed import IndexStore, read_index
 from domains.common.loader import Batch
+from domains.common.pictures import PicturesData, draw_numbers
 from domains.medical.augment import Augmentation, DrawnChanges
 from domains.medical.bags import NAMES
-from domains.medical.data import POOL, read_kind
+from domains.medical.data import read_kind
 from domains.medical.images import ViewReader, z_scores
 from domains.medical.sampling import BalancedSampling
 
@@ -22,7 +22,7 @@ INDEX = ("row", "name", "patient", "image")
 SIDES = {"side": 480, "gray_side": 256}  # where no network tells its own
 
 
-class ImageData(HeptadData):
+class ImageData(PicturesData[ViewReader]):
     """Chest X-rays prepared by `heptad medical prep`.
 
     A batch has `image` (B, channels, side, side) float32 in [0, 1] for the classification network, `gray` (B, 1,
@@ -70,23 +70,20 @@ class ImageData(HeptadData):
         drop_last: bool = False,
         predict_root: str | None = None,
     ) -> None:
-        super().__init__(root, batch_size, seed, POOL, drop_last=drop_last, workers=workers)
+        options: dict[str, Any] = {"drop_last": drop_last, "workers": workers, "predict_root": predict_root}
+        super().__init__(root, batch_size, seed, cache_mb, **options)
         for name, value in {"side": side, "gray_side": gray_side}.items():
             if value is not None and value < 1:
                 raise ConfigError(f"data.{name} is {value}; it must be at least 1 pixel")
         if channels not in (None, 1, 3):
             raise ConfigError(f"data.channels is {channels}; images are grey (1) or RGB (3)")
-        if cache_mb < 0:
-            raise ConfigError(f"data.cache_mb is {cache_mb}; give 0 or more")
         self.card = read_kind(self.root, "images")
         # what a model must know: plain values, linked to its constructor
         self.classes: list[str] = [str(name) for name in self.card["classes"]]
         self.side, self.gray_side = side, gray_side
         self.channels = int(self.card.get("channels", 1)) if channels is None else channels
         self.balanced, self.augment, self.augmentation = balanced, augment, augmentation
-        self.masks, self.cache_mb = masks, cache_mb
-        self.predict_root = None if predict_root is None else Path(predict_root)
-        self._readers: dict[str, ViewReader] = {}
+        self.masks = masks
 
     def setup(self, stage: str) -> None:
         """Leave sides that were not given to the network that is trained or used."""
@@ -109,24 +106,15 @@ class ImageData(HeptadData):
         name = "test" if split == "predict" else split
         return self.root, read_index(self.root, self.card, name, INDEX)
 
-    def store(self, split: str) -> IndexStore:
-        """Rows of one split; their views are kept from one loader to the next."""
-        if split not in self._readers:
-            store = IndexStore(*self.index(split))
-            self._readers[split] = ViewReader(
-                store,
-                self.channels,
-                self.side or SIDES["side"],
-                self.gray_side or SIDES["gray_side"],
-                masks=self.masks,
-                cache_mb=self.cache_mb,
-            )
-        return self._readers[split].store
+    def reader(self, split: str) -> ViewReader:
+        """Make the reader of the views of one split."""
+        side, gray_side = self.side or SIDES["side"], self.gray_side or SIDES["gray_side"]
+        store = IndexStore(*self.index(split))
+        return ViewReader(store, self.channels, side, gray_side, masks=self.masks, cache_mb=self.cache_mb)
 
     def collate_for(self, store: IndexStore) -> Callable[[Batch], Batch]:
         """Make what decodes the images of a batch and names them."""
-        reader = next(reader for reader in self._readers.values() if reader.store is store)
-        return ImageCollate(reader, self.batch_size)
+        return ImageCollate(self.reader_of(store))
 
     def order_for(self, store: IndexStore) -> BalancedSampling | None:
         """Equal shares of the classes in each batch, where they are asked for."""
@@ -139,13 +127,6 @@ class ImageData(HeptadData):
 
     def _order(self) -> dict[str, Any]:
         return super()._order() | {"balanced": self.balanced}
-
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Finish a batch on its device; while training, with the random changes of this epoch."""
-        del dataloader_idx
-        trainer = self.trainer
-        training = trainer is not None and trainer.training
-        return self.finish(batch, trainer.current_epoch if trainer is not None and training else None)
 
     def finish(self, batch: Batch, epoch: int | None = None) -> Batch:
         """Turn pixels into what the network takes.
@@ -203,15 +184,13 @@ class LungData(ImageData):
 class ImageCollate:
     """Rows of an `IndexStore` -> views, names, and the number that their random changes are drawn with."""
 
-    def __init__(self, reader: ViewReader, batch_size: int) -> None:
-        self.reader, self.batch_size = reader, batch_size
+    def __init__(self, reader: ViewReader) -> None:
+        self.reader = reader
 
     def __call__(self, batch: Batch) -> Batch:
         """Decode; `draw` (B,) int64 differs for each time that an image is taken in an epoch."""
         result = {name: value for name, value in batch.items() if name != "position"}
         table = self.reader.store.at(batch["row"])
         names = {name: table[name].fill_null("").to_list() for name in NAMES if name in table.columns}
-        draw = batch["row"]
-        if "position" in batch:  # an image is once in a batch, and may come again in later ones
-            draw = draw + len(self.reader.images) * (batch["position"] // self.batch_size)
+        draw = draw_numbers(batch, len(self.reader.images))
         return {**result, **names, **self.reader.read(batch["row"]), "draw": draw}

@@ -114,7 +114,7 @@ class PeopleData(HeptadData):
         drop_last: bool = False,
         predict_root: str | None = None,
     ) -> None:
-        super().__init__(root, batch_size, seed, POOL, drop_last=drop_last, workers=workers)
+        super().__init__(root, batch_size, seed, POOL, drop_last=drop_last, workers=workers, predict_root=predict_root)
         if not 1 <= shorter <= longest:
             raise ConfigError(f"data.shorter is {shorter}, data.longest {longest}: give sides of at least 1 pixel")
         self.card = read_people(self.root)
@@ -129,7 +129,6 @@ class PeopleData(HeptadData):
         self.shorter, self.longest = shorter, longest
         self.augment, self.augmentation, self.empty_images = augment, augmentation, empty_images
         self.images = None if images is None else Path(images)
-        self.predict_root = None if predict_root is None else Path(predict_root)
         self._stores: dict[str, PeopleStore] = {}
 
     def store(self, split: str) -> PeopleStore:
@@ -150,13 +149,6 @@ class PeopleData(HeptadData):
     def collate_for(self, store: PeopleStore) -> Callable[[Batch], Batch]:
         """Make what decodes the images of a batch and adds their annotations."""
         return store.read
-
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Finish a batch on its device; while training, with the random changes of this epoch."""
-        del dataloader_idx
-        trainer = self.trainer
-        training = trainer is not None and trainer.training
-        return self.finish(batch, trainer.current_epoch if trainer is not None and training else None)
 
     def finish(self, batch: Batch, epoch: int | None = None) -> Batch:
         """Scale and pad images, and bring annotations to shares of them.

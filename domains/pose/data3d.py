@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -64,7 +63,7 @@ class SequenceData(HeptadData):
         workers: int = 1,
         predict_root: str | None = None,
     ) -> None:
-        super().__init__(root, batch_size, seed, POOL, drop_last=drop_last, workers=workers)
+        super().__init__(root, batch_size, seed, POOL, drop_last=drop_last, workers=workers, predict_root=predict_root)
         if frames < 1 or frames % 2 == 0:
             raise ConfigError(f"data.frames is {frames}: a window has a middle frame; give an odd number")
         if stride < 1:
@@ -77,7 +76,6 @@ class SequenceData(HeptadData):
         self.layout = self._layout.name
         self.joints = len(self._layout.joints)
         self.frames, self.stride, self.mirror, self.keypoints = frames, stride, mirror, keypoints
-        self.predict_root = None if predict_root is None else Path(predict_root)
         self._trained_rates: list[float] = []
         self._windows: WindowStore | None = None
         self._draws: tuple[int, Tensor] | None = None
@@ -120,22 +118,19 @@ class SequenceData(HeptadData):
             loader.batch_size = CLIPS * loader.world
         return loader
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Mirror windows on their device."""
-        del dataloader_idx
-        return self.augmented(batch, 0 if self.trainer is None else self.trainer.current_epoch)
-
-    def augmented(self, batch: Batch, epoch: int) -> Batch:
+    def finish(self, batch: Batch, epoch: int | None = None) -> Batch:
         """Mirror those windows of a batch whose turn it is; a window's turn is a function of seed, epoch and row.
 
         Args:
             batch: as a loader gives it; whole clips stay as they are.
-            epoch: of the random mirror.
+            epoch: of the random mirror; None: the first one.
         """
         if "mirrored" not in batch:
             return batch
         turn = (
-            self._drawn(epoch).to(batch["row"].device)[batch["row"]] if self.mirror == "random" else batch["mirrored"]
+            self._drawn(epoch or 0).to(batch["row"].device)[batch["row"]]
+            if self.mirror == "random"
+            else batch["mirrored"]
         )
         known = batch["known"]
         changed = {

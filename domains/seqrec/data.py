@@ -154,14 +154,13 @@ class SequenceData(HeptadData):
         drop_last: bool = False,
         predict_root: str | None = None,
     ) -> None:
-        super().__init__(root, batch_size, seed, pool_rows, drop_last=drop_last)
+        super().__init__(root, batch_size, seed, pool_rows, drop_last=drop_last, predict_root=predict_root)
         if max_len < 2 or span < 1:  # of one event none is left to predict
             raise ConfigError(f"data.max_len is {max_len} and data.span {span}; at least 2 and 1 are needed")
         self.card = read_card(self.root, self.domain)
         self.n_items = int(self.card["n_items"])
         self.max_len, self.span, self.mask_seen = max_len, span, mask_seen
         self.arrangement = arrangement
-        self.predict_root = None if predict_root is None else Path(predict_root)
         self._known: dict[Path, pl.Series] = {}
 
     @cached_property

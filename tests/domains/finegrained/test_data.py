@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from data_prep.finegrained.planted import write_planted_identities
 from data_prep.finegrained.prepare import prepare
 from domains.common.errors import ConfigError, PreparedDataError
+from domains.common.indexed import IndexStore
 from domains.finegrained.data import ClassData, IdentityData
-from domains.finegrained.images import PictureReader, read_region
+from domains.finegrained.images import RegionReader, read_region
 from domains.finegrained.sampling import IdentitySampling
 from tests.data.finegrained.make import write_cub
 
@@ -53,11 +54,10 @@ def test_pictures_are_cut_to_their_boxes_and_resized(cub):
 
 
 def test_kept_pictures_are_the_same_as_those_read_again(cub):
-    frame = ClassData(str(cub)).index("train")[1]
-    paths, rows = frame["path"].to_list(), torch.tensor([3, 0, 3])
-    kept, read = (PictureReader(paths, frame, (20, 30), cache) for cache in (10, 0))
-    assert torch.equal(kept.read(rows), read.read(rows))
-    assert torch.equal(kept.read(rows), read.read(rows))
+    store, rows = IndexStore(*ClassData(str(cub)).index("train")), torch.tensor([3, 0, 3])
+    kept, read = (RegionReader(store, (20, 30), cache) for cache in (10, 0))
+    assert torch.equal(kept.read(rows)["image"], read.read(rows)["image"])
+    assert torch.equal(kept.read(rows)["image"], read.read(rows)["image"])
 
 
 def test_missing_and_damaged_pictures_are_named(tmp_path):

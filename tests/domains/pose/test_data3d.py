@@ -43,7 +43,7 @@ def edit_card(root, **entries):
 
 
 def whole(data, loader, epoch=0):
-    parts = [data.augmented(batch, epoch) for batch in loader]
+    parts = [data.finish(batch, epoch) for batch in loader]
     return {name: torch.cat([part[name] for part in parts]) for name in ("row", "keypoints", "pose", "known")}
 
 
@@ -124,7 +124,7 @@ def test_a_test_is_of_whole_clips_in_order(root):
     assert batch["first"].tolist() == [0, 40, 81, 121]
     points, pose = clip_of(root, "S4-Jog")
     assert torch.equal(batch["keypoints"][1], points) and torch.equal(batch["pose"][1], pose)
-    assert data.augmented(batch, 0) is batch
+    assert data.finish(batch, 0) is batch
 
 
 def test_keypoints_of_another_name_and_projected_ones(tmp_path):
@@ -152,7 +152,7 @@ def test_what_the_preparation_writes_is_read(tmp_path):
     )
     data = SequenceData(str(tmp_path / "out"), batch_size=32)
     assert (data.joints, data.layout) == (15, "humaneva-15")
-    batch = data.augmented(next(iter(data.train_dataloader())), 0)
+    batch = data.finish(next(iter(data.train_dataloader())), 0)
     assert batch["keypoints"].shape == (32, 9, 15, 2) and bool(batch["keypoints"].isfinite().all())
     assert sum(len(batch["name"]) for batch in data.test_dataloader()) == 18
 
@@ -213,7 +213,7 @@ def test_two_processes_see_the_batches_of_one(split, root):
             loader = data.loader(split, training=split == "train")
             loader.rank, loader.world = rank, world
             loader.batch_size = 64 if split == "train" else 2 * 4
-            ranks.append([data.augmented(batch, 0) for batch in loader])
+            ranks.append([data.finish(batch, 0) for batch in loader])
         return ranks
 
     (one,), (first, second) = rows(1), rows(2)

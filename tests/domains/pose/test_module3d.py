@@ -59,7 +59,7 @@ def test_gradient_reaches_every_parameter(root):
             torch.nn.init.normal_(parameter.data, std=0.3)
     module.trainer = trainer()
     module.log = lambda *args, **options: None
-    module.training_step(data.augmented(next(iter(data.train_dataloader())), 0), 0).backward()
+    module.training_step(data.finish(next(iter(data.train_dataloader())), 0), 0).backward()
     still = [n for n, p in module.net.named_parameters() if p.grad is None or not float(p.grad.abs().max()) > 1e-10]
     assert [name for name in still if not any(re.fullmatch(pattern, name) for pattern in WITHOUT_EFFECT)] == []
 
