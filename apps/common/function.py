@@ -71,9 +71,11 @@ def parse(parser: ArgumentParser, words: Sequence[str], prog: str, known: Sequen
 def gather_lists(options: Sequence[str], signature: inspect.Signature) -> list[str]:
     """`--raw A B --ratios 0.7 0.2 0.1` -> `--raw ["A", "B"] --ratios [0.7,0.2,0.1]`; - in names becomes _.
 
-    Lists are the options whose annotation says `list` or `tuple`; numbers are those of `float` or `int`.
+    Lists are the options whose annotation says `list` or `tuple`; numbers are those of `float` or `int`. A list of
+    words that is given again, `--raw A --raw B`, goes on.
     """
     words: list[str] = []
+    places: dict[str, int] = {}  # of the lists of words
     rest = list(options)
     while rest:
         word = rest.pop(0)
@@ -89,6 +91,12 @@ def gather_lists(options: Sequence[str], signature: inspect.Signature) -> list[s
             given: list[str] = []
             while rest and not rest[0].startswith("--"):
                 given.append(rest.pop(0))
-            numbers = "float" in kind or "int" in kind
-            words.append(f"[{','.join(given).strip('[]')}]" if numbers else json.dumps(given))
+            if "float" in kind or "int" in kind:
+                words.append(f"[{','.join(given).strip('[]')}]")
+            elif word in places:
+                words.pop()
+                words[places[word]] = json.dumps(json.loads(words[places[word]]) + given)
+            else:
+                places[word] = len(words)
+                words.append(json.dumps(given))
     return words

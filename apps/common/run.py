@@ -139,7 +139,7 @@ class HeptadCLI(LightningCLI):
         parser.add_argument("--ema", type=float | None, default=None, help="decay of averaged weights, e.g. 0.999")
         parser.add_argument("--replicates", type=int, default=1000, help="bootstrap resamples of test metrics")
         if self.verb == "predict" and domain.apply:
-            parser.add_argument("--raw", type=str, nargs="+", help="raw data to encode and predict")
+            parser.add_argument("--raw", type=str, nargs="+", action="extend", help="raw data to encode and predict")
             parser.add_argument("--out", type=str | None, default=None, help="folder to write (RUN/predict)")
             parser.add_argument("--max_rejects", type=float, default=0.01, help="tolerated share of unusable records")
             parser.add_argument("--workers", type=int | None, default=None, help="processes that encode")

@@ -162,6 +162,12 @@ def test_prep_options_may_be_written_as_people_do():
     assert got == ["--raw", '["a", "b"]', "--min_count", "5", "--ratios", "[0.8,0.1,0.1]", "--out=x-y"]
 
 
+def test_folders_given_one_by_one_are_all_taken():
+    words = ["--raw", "a", "--min-count", "5", "--raw", "b", "c"]
+    got = gather_lists(words, inspect.signature(prepare))
+    assert got == ["--raw", '["a", "b", "c"]', "--min_count", "5"]
+
+
 @pytest.mark.parametrize("verb", ["prep", "fit", "test", "predict", "demo", "export", "import-weights"])
 def test_every_command_explains_itself(verb, heptad):
     shown = heptad("ctr", verb, "--help").stdout

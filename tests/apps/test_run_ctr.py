@@ -95,8 +95,9 @@ class TestWholeWay:
         run = tmp_path / "run"
         shutil.copytree(trained, run)
         frame = pl.read_csv(raw_log / "clicks.csv", n_rows=50).drop("click").with_columns(site=pl.lit("never seen"))
-        frame.write_csv(tmp_path / "new.csv")
-        heptad("ctr", "predict", "--run", run, "--raw", tmp_path / "new.csv")
+        frame.head(30).write_csv(tmp_path / "new.csv")
+        frame.tail(20).write_csv(tmp_path / "more.csv")
+        heptad("ctr", "predict", "--run", run, "--raw", tmp_path / "new.csv", "--raw", tmp_path / "more.csv")
         table = pl.read_parquet(run / "predict" / "predictions.parquet")
         assert table["row"].to_list() == list(range(50))
         assert "label" not in table.columns
