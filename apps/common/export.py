@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,13 @@ def main(domain: Domain, command: str, options: Sequence[str]) -> None:
     place_tables(module)  # this one process has all rows
     module.net.eval()
     if arguments.format == "hub":
-        publish(arguments.out, module.net, cli.card())
+        publish(arguments.out, module.net, cli.card(), known=cli.known())
     else:
-        export = {"torch": export_torch, "onnx": export_onnx}[arguments.format]
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        export(module, arguments.out)
+        if arguments.format == "torch":
+            export_torch(module, arguments.out)
+        else:
+            export_onnx(module, arguments.out, cli.known())
     print(f"exported: {arguments.out}")
 
 
@@ -58,25 +61,38 @@ def export_torch(module: HeptadModule, path: Path) -> None:
     partial.replace(path)
 
 
-def export_onnx(module: HeptadModule, path: Path) -> None:
+def export_onnx(module: HeptadModule, path: Path, known: Mapping[str, Any] | None = None) -> None:
     """Write an ONNX model whose batch size and other free axes are free, and compare it with the network.
+
+    Args:
+        module: to export.
+        path: of the file.
+        known: what users must know besides, such as `classes`; each entry becomes metadata of the model, as JSON.
 
     Raises:
         MissingExtraError: onnx is not installed.
         HeptadError: the network cannot be exported, or the model disagrees with it.
     """
     try:
+        import onnx
         import onnxruntime
         import onnxscript  # noqa: F401 (torch.onnx needs it and says so less clearly)
     except ImportError as error:
         raise MissingExtraError(str(error.name), "onnx") from None
     partial = path.with_name(f".part-{path.name}")
-    torch.onnx.export(_program(module, path), (), partial, dynamo=True, external_data=False, verbose=False)
+    names = list(module.output_names()) or None
+    torch.onnx.export(
+        _program(module, path), (), partial, dynamo=True, external_data=False, verbose=False, output_names=names
+    )
+    if known:
+        model = onnx.load(str(partial))
+        onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in known.items()})
+        onnx.save(model, str(partial))
     session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
-    names = [entry.name for entry in session.get_inputs()]
+    inputs_of = [entry.name for entry in session.get_inputs()]
 
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:
-        given = dict(zip(names, (tensor.numpy() for tensor in inputs), strict=True))
+        given = dict(zip(inputs_of, (tensor.numpy() for tensor in inputs), strict=True))
         return tuple(torch.from_numpy(output) for output in session.run(None, given))
 
     _compare(module, run, path)

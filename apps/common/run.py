@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import itertools
 import json
 import logging
 import os
@@ -19,24 +20,28 @@ from typing import Any, Literal
 
 import yaml
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
 from apps.common.domain import Domain, load
 from apps.common.function import parse
 from apps.common.options import BEST, from_run, option, resolve_configs, system_of
 from apps.common.report import write_test_report
-from domains.common.callbacks import DefinedMonitor, LastCheckpoint, PredictionTable
+from data_prep.common.telling import tell_left_out
+from domains.common.callbacks import BestCheckpoint, DefinedMonitor, LastCheckpoint, PredictionTable
 from domains.common.errors import ConfigError
-from domains.common.files import fill, local_path, read_checkpoint
-from domains.common.hub import network_tensors, publish
+from domains.common.files import fill, local_path
+from domains.common.hub import network_arguments, network_tensors, publish, published_classes
 from domains.common.module import HeptadModule
 from domains.common.writing import write_whole
 
+CHECKPOINTS, LAST = "checkpoints", "last.ckpt"
 # what test, explain and predict leave in a run
 RESULTS = ("metrics.json", "report.html", "predictions.parquet", "explain.html", "predict")
+VERBS, WRITTEN = ("fit", "validate", "test", "predict"), (".yaml", ".versions.json")  # how they were made
 # arguments that every function behind `predict --raw` may have; those that only a domain's has are options, too
 APPLIED = ("preparation", "raw", "out", "workers", "executor", "max_rejects", "progress", "anonymise")
 
@@ -63,6 +68,7 @@ def build(domain: Domain, verb: str, options: Sequence[str], *, run: bool = True
             return {verb: LightningCLI.subcommands()[verb]}
 
     VerbCLI.domain, VerbCLI.verb, VerbCLI.stored, VerbCLI.runs = domain, verb, stored, run
+    VerbCLI.continued = option(options, "ckpt_path") is not None
     VerbCLI.prog = f"heptad {domain.name} {title or verb}"
     VerbCLI.links = (*domain.links, *system.links)
     VerbCLI.mode = system.mode or domain.mode
@@ -98,11 +104,12 @@ def _quiet() -> None:
 
 
 def stored_arguments(options: Sequence[str]) -> dict[str, Any]:
-    """Model options that the checkpoint of `--ckpt_path` was trained with; weights are not looked at."""
-    path = option(options, "ckpt_path")
-    if path is None:
-        return {}
-    return dict(read_checkpoint(path).get("hyper_parameters", {}))
+    """Model options that the checkpoint of `--ckpt_path` was trained with, or that built the model of `--init_from`."""
+    path, start = option(options, "ckpt_path"), option(options, "init_from")
+    if path is not None:
+        return network_arguments(path)
+    # a training checkpoint also holds how it was trained, which is no matter of a start
+    return network_arguments(start) if start is not None and Path(start).is_dir() else {}
 
 
 class HeptadCLI(LightningCLI):
@@ -119,6 +126,7 @@ class HeptadCLI(LightningCLI):
     stored: dict[str, Any]
     prog: str
     runs: bool
+    continued: bool
     links: tuple[tuple[str, str], ...]
     mode: str
     model_type: type[HeptadModule]
@@ -162,7 +170,7 @@ class HeptadCLI(LightningCLI):
                     parser.set_defaults({name: value})
                 except KeyError:  # of another version, or another system
                     unknown.append(name)
-        if unknown:
+        if unknown and self.continued:
             print(f"the checkpoint has options that are passed over: {', '.join(unknown)}", file=sys.stderr)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -213,6 +221,7 @@ class HeptadCLI(LightningCLI):
         own = [name for name in inspect.signature(load(self.domain.apply)).parameters if name not in APPLIED]
         options |= {name: config[name] for name in own}
         load(self.domain.apply)(Path(config.data.root), raw, encoded, **options)
+        tell_left_out(encoded)
 
     def _training_callbacks(self, config: Any) -> list[Callback]:
         callbacks: list[Callback] = []
@@ -220,9 +229,9 @@ class HeptadCLI(LightningCLI):
             callbacks.append(RichProgressBar())
         if self.verb != "fit" or config.trainer.enable_checkpointing is False:
             return callbacks
-        folder = self.run_directory / "checkpoints"
+        folder = self.run_directory / CHECKPOINTS
         callbacks += [
-            ModelCheckpoint(
+            BestCheckpoint(
                 dirpath=folder,
                 filename="best",
                 monitor=config.monitor if config.select == "best" else None,
@@ -231,7 +240,7 @@ class HeptadCLI(LightningCLI):
                 auto_insert_metric_name=False,
                 save_on_train_epoch_end=True if config.select == "last" else None,
             ),
-            LastCheckpoint(folder / "last.ckpt", config.save_every),
+            LastCheckpoint(folder / LAST, config.save_every),
         ]
         if config.select == "best":
             callbacks.insert(0, DefinedMonitor(config.monitor))
@@ -259,12 +268,27 @@ class HeptadCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Load `--init_from`; leave the run itself out where only the objects are wanted."""
-        source = self.config[self.verb].init_from
+        config = self.config[self.verb]
+        self._check_classes(config)
+        source = config.init_from
         if source is not None:
             fill(self.model.net, network_tensors(source), str(source))
             self.model.started_from = str(source)
+        if self.verb == "fit" and config.select == "last" and self.datamodule.validation_is_empty():
+            self.trainer.limit_val_batches = 0
         if not self.runs:
             self.subcommand = None
+
+    def _check_classes(self, config: Any) -> None:
+        """Refuse weights whose classes are not those of the data; a training may start from them, and is told."""
+        source = config.ckpt_path or config.init_from
+        trained, own = published_classes(source) if source else [], getattr(self.model, "classes", [])
+        if not trained or trained == list(own):
+            return
+        said = f"{source}: its classes are {', '.join(trained)}, those of {self.datamodule.root} {', '.join(own)}"
+        if config.ckpt_path is not None or self.verb != "fit":
+            raise ConfigError(f"{said}; use data that were prepared with the same classes, in the same order")
+        print(f"{said}; weights of the last layer are those of the former", file=sys.stderr)
 
     def before_fit(self) -> None:
         """Say what is trained on what."""
@@ -272,19 +296,16 @@ class HeptadCLI(LightningCLI):
             count = sum(parameter.numel() for parameter in self.model.net.parameters())
             data = getattr(self.datamodule, "card", {}).get("name", "data")
             print(f"{type(self.model.net).__name__} of {count:,} parameters on {data}; see {self.run_directory}")
-            stale = [name for name in RESULTS if (self.run_directory / name).exists()]
-            if stale:
-                print(f"{self.run_directory}: {', '.join(stale)} are of earlier weights until they are made again")
 
     def after_fit(self) -> None:
         """Publish the best weights in the hub layout."""
         best = self.run_directory / BEST
         if self.trainer.is_global_zero and best.is_file():
             # the network itself may hold a share of its tables only
-            publish(self.run_directory / "model", self.model.net, self.card(), network_tensors(best))
+            publish(self.run_directory / "model", self.model.net, self.card(), network_tensors(best), self.known())
             print(f"best weights: {best}, published to {self.run_directory / 'model'}")
-        elif self.trainer.is_global_zero and best.with_name("last.ckpt").is_file():
-            print(f"nothing was validated, so that no epoch is the best: use --ckpt_path {best.with_name('last.ckpt')}")
+        elif self.trainer.is_global_zero and best.with_name(LAST).is_file():
+            print(f"nothing was validated, so that no epoch is the best: use --ckpt_path {best.with_name(LAST)}")
 
     def after_test(self) -> None:
         """Write the report."""
@@ -301,10 +322,16 @@ class HeptadCLI(LightningCLI):
     def _settings(self) -> str:
         return str(self.parser.dump(self.config, skip_none=False)) if self.config else ""
 
+    def known(self) -> dict[str, Any]:
+        """What a user of the network must know besides what builds it: names of classes, how inputs are made."""
+        found = {"classes": list(getattr(self.model, "classes", [])), "input": self.datamodule.input_rules()}
+        return {name: value for name, value in found.items() if value}
+
     def card(self) -> str:
         """Model card in Markdown: what it is, what it was trained on, under which licence the data are."""
         card = getattr(self.datamodule, "card", {})
-        config = yaml.safe_dump(self.model.net.arguments, default_flow_style=None, sort_keys=False)
+        described = {"arguments": self.model.net.arguments, **self.known()}
+        config = yaml.safe_dump(described, default_flow_style=None, sort_keys=False, allow_unicode=True)
         return (
             f"---\nlibrary_name: heptad\ntags: [{self.domain.name}]\n---\n\n# {type(self.model.net).__name__}\n\n"
             f"Trained by `heptad {self.domain.name} fit` on {card.get('name', 'unknown data')}.\n\n"
@@ -313,19 +340,61 @@ class HeptadCLI(LightningCLI):
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """Write the full configuration of a verb to RUN/<verb>.yaml."""
+    """Write the full configuration of a verb to RUN/<verb>.yaml, once nothing is left that could be refused.
+
+    What an earlier training left in the folder is set aside.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave the folder as it is: the weights are not loaded yet, and may not fit."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write that of a training."""
+        self.save_config(trainer, pl_module, "fit")
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write that of a validation by itself."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self.save_config(trainer, pl_module, "validate")
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write that of a test."""
+        self.save_config(trainer, pl_module, "test")
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write that of a prediction."""
+        self.save_config(trainer, pl_module, "predict")
+
+    @rank_zero_only
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write it whole, over that of an earlier run of the same verb."""
-        verb = {"validate": "validate", "test": "test", "predict": "predict"}.get(stage, "fit")
-        text = self.parser.dump(self.config, skip_none=False)
         folder = Path(os.fspath(self.config.run))
-        write_whole(folder / f"{verb}.yaml", text.encode())
+        if stage == "fit":
+            self._set_aside(folder)
+        write_whole(folder / f"{stage}.yaml", self.parser.dump(self.config, skip_none=False).encode())
         data = getattr(trainer, "datamodule", None)
-        write_whole(folder / f"{verb}.versions.json", json.dumps(versions(data), indent=2).encode() + b"\n")
+        write_whole(folder / f"{stage}.versions.json", json.dumps(versions(data), indent=2).encode() + b"\n")
+
+
+    def _set_aside(self, folder: Path) -> None:
+        """Move what an earlier training left into a folder of its own, unless it is this one that is continued."""
+        checkpoints, path = folder / CHECKPOINTS, self.config.ckpt_path
+        if path is not None and Path(path).resolve().is_relative_to(checkpoints.resolve()):
+            stale = [name for name in RESULTS if (folder / name).exists()]
+            if stale:
+                print(f"{folder}: {', '.join(stale)} are of earlier weights until they are made again")
+            return
+        if not any((checkpoints / name).is_file() for name in (LAST, Path(BEST).name)):
+            return
+        aside = next(found for n in itertools.count(1) if not (found := folder / f"earlier_{n}").exists())
+        aside.mkdir()
+        for name in (CHECKPOINTS, "model", *RESULTS, *(f"{verb}{end}" for verb in VERBS for end in WRITTEN)):
+            if (folder / name).exists():
+                (folder / name).rename(aside / name)
+        print(f"{folder} holds an earlier training; it was moved to {aside}")
 
 
 def versions(data: Any) -> dict[str, Any]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from data_prep.common.rejects import Reject
+import polars as pl
+
+from data_prep.common.rejects import SCHEMA, Reject
 
 _TOLD = 5  # rejects that are printed
 
@@ -22,6 +25,13 @@ def tell_rejects(rejects: Sequence[Reject]) -> None:
         say(f"{reject.source}: record {reject.record}:{field} {reject.reason} ({reject.excerpt})")
     if len(rejects) > _TOLD:
         say(f"... and {len(rejects) - _TOLD:,} more, listed in rejects.parquet")
+
+
+def tell_left_out(directory: Path) -> None:
+    """Say what the preparation in a directory could not use, by its `rejects.parquet`."""
+    path = directory / "rejects.parquet"
+    if path.is_file():
+        tell_rejects([Reject(*row) for row in pl.read_parquet(path).select(list(SCHEMA)).iter_rows()])
 
 
 def few(names: Sequence[str], most: int = 3) -> str:

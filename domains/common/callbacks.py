@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -123,6 +123,16 @@ class PredictionTable(Callback):
         if isinstance(data, HeptadData):  # names are longer than ids: never all at once
             parts = (data.decode(frame.slice(start, PART), split) for start in range(0, max(len(frame), 1), PART))
         write_tables(self.directory / f"{name}.parquet", parts)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Lightning's, but of epochs that are equally good it keeps the last: a metric may be at its best from early on."""
+
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        """Whether the epoch is as good as the best one."""
+        better = bool(super().check_monitor_top_k(trainer, current))  # asks all processes
+        best = self.best_model_score
+        return better or (current is not None and best is not None and bool(current == best))
 
 
 class DefinedMonitor(Callback):

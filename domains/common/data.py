@@ -84,6 +84,15 @@ class HeptadData(LightningDataModule, ABC):
         del epoch
         return batch
 
+    def input_rules(self) -> dict[str, Any]:
+        """How inputs of the network are made, for those who use it elsewhere, as plain values; by default nothing."""
+        return {}
+
+    def validation_is_empty(self) -> bool:
+        """Whether the preparation left no row to validate on."""
+        entry = getattr(self, "card", {}).get("splits", {}).get("valid")
+        return entry is not None and entry.get("rows") == 0
+
     def decode(self, predictions: pl.DataFrame, split: str) -> pl.DataFrame:
         """Put names in the place of ids before predictions are written, part by part; by default nothing is one."""
         del split

@@ -27,7 +27,13 @@ def plain(value: Any) -> Any:
     return value
 
 
-def publish(directory: Path, network: nn.Module, card: str, weights: Mapping[str, Tensor] | None = None) -> None:
+def publish(
+    directory: Path,
+    network: nn.Module,
+    card: str,
+    weights: Mapping[str, Tensor] | None = None,
+    known: Mapping[str, Any] | None = None,
+) -> None:
     """Write a network in the layout of the Hugging Face Hub.
 
     Args:
@@ -36,9 +42,12 @@ def publish(directory: Path, network: nn.Module, card: str, weights: Mapping[str
             keyword arguments that build it, as plain values.
         card: model card (Markdown with a YAML head).
         weights: what to write in the place of the network's own weights.
+        known: what users must know besides, as plain values: `classes`, names in the order of the outputs, and `input`,
+            how inputs are made.
     """
     weights = network.state_dict() if weights is None else weights
     described = {"class": f"{type(network).__module__}.{type(network).__qualname__}", "arguments": network.arguments}
+    described |= plain(known or {})
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     write_whole(directory / WEIGHTS, save(tensors, metadata={"format": "pt"}))
     write_whole(directory / CONFIG, json.dumps(described, indent=2).encode() + b"\n")
@@ -82,6 +91,17 @@ def network_arguments(path: str | Path) -> dict[str, Any]:
     if root.suffix == ".ckpt":
         return dict(read_checkpoint(root).get("hyper_parameters", {}))
     return {}
+
+
+def published_classes(path: str | Path) -> list[str]:
+    """Names of the classes of a hub directory or a training checkpoint, in order; none where they are not known."""
+    root = local_path(path)
+    described: Mapping[str, Any] = {}
+    if root.is_dir() and (root / CONFIG).is_file():
+        described = read_options(root / CONFIG)
+    elif root.suffix == ".ckpt":
+        described = network_arguments(root)
+    return [str(name) for name in described.get("classes") or []]
 
 
 def network_tensors(path: str | Path) -> dict[str, Any]:

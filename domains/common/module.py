@@ -62,6 +62,10 @@ class HeptadModule(LightningModule, ABC):
         """Make what `export` writes as a program, with the inputs of `example_inputs`; by default it is `net`."""
         return self.net
 
+    def output_names(self) -> tuple[str, ...]:
+        """Names of what `exportable` gives, for an exported model; by default none."""
+        return ()
+
     @abstractmethod
     def evaluate(self, predictions: pl.DataFrame, *, replicates: int, seed: int) -> dict[str, Estimate]:
         """Metrics with intervals over the independent unit, from the predictions table."""
@@ -164,5 +168,7 @@ class HeptadModule(LightningModule, ABC):
             CheckpointMismatchError: with `strict`, names or shapes differ.
         """
         if strict:
-            check_fit(self, state_dict, "checkpoint")
+            trainer = self._trainer  # the property raises where there is none
+            path = None if trainer is None else trainer.ckpt_path
+            check_fit(self, state_dict, "checkpoint" if path is None else str(path))
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
