@@ -34,7 +34,7 @@ from data_prep.common.telling import tell_left_out
 from domains.common.callbacks import BestCheckpoint, DefinedMonitor, LastCheckpoint, PredictionTable
 from domains.common.errors import ConfigError
 from domains.common.files import fill, local_path
-from domains.common.hub import network_arguments, network_tensors, publish, published_classes
+from domains.common.hub import network_arguments, network_tensors, plain, publish, published_classes
 from domains.common.module import HeptadModule
 from domains.common.writing import write_whole
 
@@ -325,7 +325,7 @@ class HeptadCLI(LightningCLI):
     def known(self) -> dict[str, Any]:
         """What a user of the network must know besides what builds it: names of classes, how inputs are made."""
         found = {"classes": list(getattr(self.model, "classes", [])), "input": self.datamodule.input_rules()}
-        return {name: value for name, value in found.items() if value}
+        return {name: plain(value) for name, value in found.items() if value}
 
     def card(self) -> str:
         """Model card in Markdown: what it is, what it was trained on, under which licence the data are."""

@@ -98,6 +98,13 @@ class ImageData(PicturesData[ViewReader]):
             if getattr(self, name) is None and hasattr(net, name):
                 setattr(self, name, getattr(net, name))
 
+    def input_rules(self) -> dict[str, Any]:
+        """Both views: sides in pixels, channels, and what is done to values in [0, 1]."""
+        side, gray_side = self.side or SIDES["side"], self.gray_side or SIDES["gray_side"]
+        image = {"height": side, "width": side, "channels": self.channels, "values": "0 to 1"}
+        gray = {"height": gray_side, "width": gray_side, "channels": 1, "values": "z-scores of each image"}
+        return {"image": image, "gray": gray}
+
     def index(self, split: str) -> tuple[Path, pl.DataFrame]:
         """Directory and rows of a split; `predict` is `predict_root`, or else the test split."""
         if split == "predict" and self.predict_root is not None:

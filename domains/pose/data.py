@@ -15,6 +15,7 @@ from torch import Tensor
 from domains.common.data import HeptadData
 from domains.common.errors import ConfigError, PreparedDataError
 from domains.common.loader import Batch, mix_seed
+from domains.pose.grouppose import MEAN, STD
 from domains.pose.grouppose_criterion import Persons
 from domains.pose.grouppose_transforms import (
     EVALUATED,
@@ -130,6 +131,11 @@ class PeopleData(HeptadData):
         self.augment, self.augmentation, self.empty_images = augment, augmentation, empty_images
         self.images = None if images is None else Path(images)
         self._stores: dict[str, PeopleStore] = {}
+
+    def input_rules(self) -> dict[str, Any]:
+        """Sides in pixels, what is done to values in [0, 1], and the order of the keypoints that come out."""
+        sides = {"shorter_side": self.shorter, "longest_side": self.longest, "padding": "right and bottom, zeros"}
+        return {**sides, "channels": "RGB", "mean": MEAN, "std": STD, "keypoints": self.keypoint_names}
 
     def store(self, split: str) -> PeopleStore:
         """Images of one split; `predict` is `predict_root`, or else the test split."""
