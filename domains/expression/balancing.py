@@ -81,6 +81,18 @@ def confidence(p: Tensor) -> Tensor:
     return (1.0 + summed / math.log(p.shape[-1])).clamp(0.0, 1.0)
 
 
+def euclidean_distances(first: Tensor, second: Tensor) -> Tensor:
+    """Of each row to each row, from their differences: exact where rows are near, unlike from products.
+
+    Shape:
+        first (B, D), second (N, D) -> (B, N).
+    """
+    if torch.compiler.is_compiling():  # an exported program may have to do without cdist: ONNX has none
+        distances: Tensor = torch.linalg.vector_norm(first[:, None] - second, dim=-1)
+        return distances
+    return torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist")
+
+
 class ClassifierHead(nn.Module):
     """Logits from embeddings: for each hidden size Linear, ReLU, batch norm, dropout; then Linear.
 
@@ -152,7 +164,7 @@ class Anchors(nn.Module):
     def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """Apply."""
         points = self.points.flatten(0, 1).to(embedding.dtype)
-        flat = torch.cdist(embedding, points, compute_mode="donot_use_mm_for_euclid_dist")  # (B, C K)
+        flat = euclidean_distances(embedding, points)  # (B, C K)
         distances = flat.view(embedding.shape[0], *self.points.shape[:2])
         return distances, (flat / -self.delta).softmax(-1).view_as(distances).sum(-1)
 

@@ -91,7 +91,7 @@ def scaled_distribution(probabilities: NDArray[Any], temperature: float) -> Floa
 
 
 def calibration_note(primary: float, corrected: float | None) -> str:
-    """Say in a sentence what was done to the probabilities.
+    """Say what was done to the probabilities, and where the fit of a temperature ended at its limit.
 
     Args:
         primary: T of the primary distribution.
@@ -100,9 +100,20 @@ def calibration_note(primary: float, corrected: float | None) -> str:
     if primary == 1.0 and corrected in (1.0, None):
         return "Probabilities are not calibrated: their temperature is 1."
     of_both = f"{primary:.3f} of the primary" + ("" if corrected is None else f", {corrected:.3f} of the corrected")
+    bounded = {"primary": primary, "corrected": 1.0 if corrected is None else corrected}
+    at_limit = [
+        name for name, value in bounded.items() if any(math.isclose(value, end, rel_tol=1e-3) for end in LIMITS)
+    ]
+    limited = (
+        f" That of the {' and the '.join(at_limit)} is at its limit ({LIMITS[0]:g} to {LIMITS[1]:g}): the validation"
+        " split asks for more, as where nearly all of it is right, or wrong, or it is small; do not trust these"
+        " probabilities."
+        if at_limit
+        else ""
+    )
     return (
-        f"Probabilities, ece and log_loss are those after temperature scaling (Guo et al., 2017), which changes no"
-        f" decision; its T, fitted to the validation split, is {of_both} distribution."
+        f"Probabilities, ece, ece_15 and log_loss are those after temperature scaling (Guo et al., 2017), which changes"
+        f" no decision; its T, fitted to the validation split, is {of_both} distribution.{limited}"
     )
 
 

@@ -100,6 +100,8 @@ class ExpressionData(PicturesData[FaceReader]):
         if per_class < 0 or per_source < 0:
             raise ConfigError("data.per_class and data.per_source must be 0 or more")
         self.card = read_faces_card(self.root)
+        # what a report must know to tell the numbers of this run, and what it did not try
+        self.card["used"] = {"fold": fold, "per_class": per_class, "balanced_loss": False}
         # what a model must know: plain values, linked to its constructor
         self.classes: list[str] = [str(name) for name in self.card["classes"]]
         self.side, self.channels = int(self.card.get("side") or 48), int(self.card["channels"])
@@ -116,6 +118,7 @@ class ExpressionData(PicturesData[FaceReader]):
     def take_shape(self, module: Any) -> None:
         """Take size and channels from the network of a module; without one they are those of the prepared faces."""
         self.side, self.channels = module.net.image_size, module.net.channels
+        self.card["used"]["balanced_loss"] = module.balanced_loss
 
     def index(self, split: str) -> tuple[Path, pl.DataFrame]:
         """Directory and rows of a split; `predict` is `predict_root`, or else the test split."""

@@ -9,14 +9,17 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from domains.common.classification import class_names, evaluate_classification
+from domains.common.classification import LARGE, class_names, evaluate_classification
 from domains.common.errors import PreparedDataError
 from domains.common.figures import WARNINGS
-from domains.common.intervals import Estimate, Floats, WeightedMetric
+from domains.common.intervals import Estimate, Floats, WeightedMetric, group_bootstrap
+from domains.expression.doubts import doubts
 
-COMPARED = ("accuracy", "macro_f1", "ece", "log_loss")  # measured of both distributions
-SCALED = ("ece", "log_loss")  # what temperature scaling changes
+COMPARED = ("accuracy", "macro_f1", "ece", "ece_15", "log_loss")  # measured of both distributions
+SCALED = ("ece", "ece_15", "log_loss")  # what temperature scaling changes
+WIDTHS = 15  # bins of `ece_15`
 # columns of predictions -> what is measured of them
+DECIDED = ("accuracy", "macro_f1")  # of what has decisions and no probabilities
 DISTRIBUTIONS = {"primary": COMPARED, "corrected": COMPARED, "primary_calibrated": SCALED, "calibrated": SCALED}
 TITLES = {
     "primary": "before balancing",
@@ -34,9 +37,11 @@ def evaluate_expressions(
 
     `accuracy_primary` and so on are of the distribution before balancing, `accuracy_corrected` of that after it;
     `accuracy_gain` is their difference on the same resamples. `ece_primary_calibrated`, `ece_calibrated` and their
-    `log_loss` are of both after temperature scaling, which changes no decision. `macro_f1_all_classes` is that of
-    Aff-Wild2: a class that neither occurs nor is predicted counts 0. Intervals resample subjects, or images of unknown
-    subjects.
+    `ece_15` and `log_loss` are of both after temperature scaling, which changes no decision. `ece_15` is the expected
+    calibration error over 15 bins of equal width (Guo et al., 2017), `ece` that over bins of equal mass, whose number
+    depends on that of the images. `accuracy_majority` and `macro_f1_majority` are of always deciding for the commonest
+    class of these labels. `macro_f1_all_classes` is that of Aff-Wild2: a class that neither occurs nor is predicted
+    counts 0. Intervals resample subjects, or images of unknown subjects.
 
     Args:
         predictions: columns `label`, `predicted`, `probability_0` and so on, `primary_0`, `corrected_0`,
@@ -60,10 +65,45 @@ def evaluate_expressions(
     gained = right["corrected"].astype(np.float64) - right["primary"]
     extra["accuracy_gain"] = lambda w: float(w @ gained / w.sum())
     found = evaluate_classification(labels, values, groups, classes, predicted=predicted, extra=extra, **options)
-    for name, p in every.items():
+    widths = _errors_of_equal_widths(labels, {"": values} | every, groups, **options)
+    found["ece_15"] = widths[""]
+    # what a network has to beat: all its probability on the class that is the commonest
+    always = np.eye(len(classes))[np.full(len(labels), commonest(labels))]
+    for name, p in (every | {"majority": always}).items():
         compared = evaluate_classification(labels, p, groups, classes, per_class=False, **options)
-        found |= {f"{metric}_{name}": compared[metric] for metric in DISTRIBUTIONS[name]}
+        compared |= {"ece_15": widths[name]} if name in widths else {}
+        found |= {f"{metric}_{name}": compared[metric] for metric in DISTRIBUTIONS.get(name, DECIDED)}
     return found
+
+
+def commonest(labels: NDArray[np.int64]) -> int:
+    """The class that most of the labels (N,) are; the first of equals."""
+    return int(np.bincount(labels).argmax())
+
+
+def ece_15(labels: NDArray[np.int64], p: Floats) -> WeightedMetric:
+    """Make the expected calibration error over 15 bins of equal width, a function of row weights.
+
+    C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger (2017), arXiv 1706.04599, eq. 3: of the most probable class, in the bins
+    (0, 1/15], (1/15, 2/15] and so on.
+
+    Shape:
+        labels (N,), p (N, C).
+    """
+    top = p.max(1)
+    bins = np.clip(np.ceil(top * WIDTHS).astype(np.int64) - 1, 0, WIDTHS - 1)
+    gaps = (p.argmax(1) == labels) - top
+    return lambda weights: float(np.abs(np.bincount(bins, weights * gaps)).sum() / weights.sum())
+
+
+def _errors_of_equal_widths(
+    labels: NDArray[np.int64], every: Mapping[str, Floats], groups: NDArray[Any], *, replicates: int, seed: int
+) -> dict[str, Estimate]:
+    """`ece_15` of several distributions, on the resamples of `evaluate_classification`."""
+    count = next(iter(every.values())).shape[1]
+    replicates = min(replicates, 200) if len(labels) * (count - 1) > LARGE else replicates
+    metrics = {name: ece_15(labels, p) for name, p in every.items()}
+    return group_bootstrap(metrics, len(labels), groups, replicates=replicates, seed=seed, recentre=metrics)
 
 
 def f1_of_all_classes(
@@ -118,7 +158,7 @@ def report_tables(
     labels, values = arrays(predictions)
     classes = class_names(metrics, values.shape[1])
     tables: dict[str, list[dict[str, Cell]]] = {}
-    warnings = doubts(predictions, classes, card or {})
+    warnings = doubts(predictions, classes, card or {}, metrics)
     if warnings:
         tables[WARNINGS] = [{"warning": text} for text in warnings]
     tables["Before and after balancing"] = [
@@ -126,6 +166,10 @@ def report_tables(
         for name, title in TITLES.items()
         if f"ece_{name}" in metrics
     ]
+    if "accuracy_majority" in metrics:  # so that numbers below chance are seen
+        row: dict[str, Cell] = {"distribution": f"always {classes[commonest(labels)]}, the commonest class"}
+        row |= {metric: interval(metrics[f"{metric}_majority"]) if metric in DECIDED else "-" for metric in COMPARED}
+        tables["Before and after balancing"].append(row)
     tables["What the correction changed"] = _changes(predictions, labels)
     tables["Classes"] = _classes(labels, predictions, classes, metrics)
     return tables
@@ -160,44 +204,12 @@ def _classes(
             "images": int((labels == k).sum()),
             "decided": int((predicted == k).sum()),
         }
-        for title, metric in (("recall", "sensitivity"), ("precision", "ppv")):
-            row[title] = interval(metrics[f"{metric}_{name}"]) if f"{metric}_{name}" in metrics else "-"
+        # of what never is, or is never decided for, there is no share; metrics count 0 where a class is missed so
+        for title, metric, rows_of in (("recall", "sensitivity", "images"), ("precision", "ppv", "decided")):
+            known = row[rows_of] and f"{metric}_{name}" in metrics
+            row[title] = interval(metrics[f"{metric}_{name}"]) if known else "-"
         rows.append(row)
     return rows
-
-
-def doubts(predictions: pl.DataFrame, classes: Sequence[str], card: Mapping[str, Any]) -> list[str]:
-    """What makes the numbers better than they are, or says little of them: copies, contradicting labels, subjects."""
-    found = []
-    duplicates = card.get("duplicates") or {}
-    across = (duplicates.get("exact") or {}).get("images_across") or {}
-    for border, images in sorted(across.items()):
-        one, other = border.split("-")
-        kept = "" if not duplicates.get("dropped") else f" (left out: {duplicates['dropped']})"
-        found.append(
-            f"{sum(images.values()):,} images of {one} and {other} are copies of each other{kept}; see"
-            " duplicates.parquet of the prepared data."
-        )
-    conflicts = duplicates.get("groups_with_several_labels") or 0
-    if conflicts:
-        found.append(f"{conflicts:,} groups of equal images have several labels: no model can be right about all.")
-    group = card.get("group") or {}
-    unknown = group.get("images_of_unknown_subjects") or 0
-    if unknown:
-        found.append(f"The {group.get('name', 'subject')} of {unknown:,} images is not known: one may be on two sides.")
-    elif group and not group.get("kept_apart"):
-        found.append("Faces of one subject are in training and test: these are the results of known faces.")
-    labels = predictions["label"].to_numpy()
-    absent = [name for k, name in enumerate(classes) if not (labels == k).any()]
-    if absent:
-        found.append(
-            f"No image of {', '.join(absent)} is tested; macro_f1_all_classes counts 0 for what is never there."
-        )
-    decided = predictions["predicted"].to_numpy()
-    never = [name for k, name in enumerate(classes) if (labels == k).any() and not (decided == k).any()]
-    if never:
-        found.append(f"{', '.join(never)} is never decided for; try --data.per_class, or --model.balanced_loss true.")
-    return found
 
 
 def interval(estimate: Estimate) -> str:

@@ -75,7 +75,7 @@ def explain(module: ARBExModule, data: ExpressionData, directory: Path, rows: in
     for case in cases:
         right = "right" if case.decided(module.prediction) == case.label else "wrong"
         title = f"{right}: {plain(module.classes[case.label])} ({plain(case.name, 40)})"
-        pictures.append(Picture(title, _caption(module, case), _draw(module, case)))
+        pictures.append(Picture(title, _caption(module, case, len(table)), _draw(module, case)))
     return pictures
 
 
@@ -155,7 +155,7 @@ def attention_maps(module: ARBExModule, recorded: dict[str, list[Tensor]]) -> di
         laid = from_windows(weights[None, :, :, None], side, side)[0, :, :, 0]
         maps[f"level {len(maps)}"] = laid.numpy()
         sides.append(side)
-    last = max(name for name in recorded if name.startswith("extractor.vit.blocks"))
+    last = [name for name in recorded if name.startswith("extractor.vit.blocks")][-1]
     tokens = recorded[last][0][0].float().mean(0)[0, 1:]  # (L,) of the class token
     if isinstance(module.net.extractor, POSTERV2):
         counts = [LEVEL_SIDE**2] * len(sides)
@@ -171,14 +171,20 @@ def attention_maps(module: ARBExModule, recorded: dict[str, list[Tensor]]) -> di
     return maps
 
 
-def _caption(module: ARBExModule, case: Case) -> str:
+def _caption(module: ARBExModule, case: Case, seen: int) -> str:
+    """What was decided, how the case was chosen among the faces that were looked at, and how to read the picture."""
     names = [plain(name) for name in module.classes]
-    nearest = names[int(case.distances.argmin())]
-    anchors = f" The nearest anchor is one of {nearest}." if module.balancing else ""
+    decided = case.decided(module.prediction)
+    own, anchors = f"probability {case.primary[case.label]:.3f}", ""
+    if module.balancing:
+        own += f" before balancing, {case.corrected[case.label]:.3f} after it"
+        anchors = f" The nearest anchor is one of {names[int(case.distances.argmin())]}."
+    kind, count = ("right", GOOD) if decided == case.label else ("wrong", BAD)
     return (
-        f"Labelled {names[case.label]} (probability {case.primary[case.label]:.3f} before balancing,"
-        f" {case.corrected[case.label]:.3f} after it); decided: {names[case.decided(module.prediction)]}.{anchors} Warm"
-        " places are attended to most, each map by its own scale; attention tells what is looked at, not why."
+        f"Labelled {names[case.label]} ({own}, not scaled by a temperature); decided: {names[decided]}.{anchors}"
+        f" Chosen as the surest {kind} decision about a face of this label among the first {seen:,} of the test split,"
+        f" one for each of the {count} labels that have the surest. Warm places are attended to most, each map by its"
+        " own scale; attention tells what is looked at, not why."
     )
 
 
@@ -203,9 +209,10 @@ def _draw(module: ARBExModule, case: Case) -> Figure:
         bars.barh(places + 0.2, case.corrected, 0.4, color=BLUE, label="after")
         panels[columns + 1].barh(places, case.distances, 0.6, color=GREY)
         panels[columns + 1].barh(case.label, case.distances[case.label], 0.6, color=BLUE)
-        panels[columns + 1].set_title("distance to anchors", fontsize=8)
+        panels[columns + 1].set_title("distance to anchors; blue: label", fontsize=8)
         panels[columns + 1].set_yticks([])
-        bars.legend(frameon=False, fontsize=6, loc="best")
+        # below, where no bar can be
+        bars.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     bars.set_title("probability", fontsize=8)
     bars.set_yticks(places, [plain(name, 14) for name in module.classes], fontsize=7)
     for panel in panels[columns:]:
@@ -225,9 +232,11 @@ def _distance_picture(table: pl.DataFrame, classes: Sequence[str]) -> Picture:
     panel.set_xticks(range(len(classes)), [plain(name, 14) for name in classes], rotation=90)
     panel.set_yticks(range(len(present)), [plain(classes[k], 14) for k in present])
     middle = (values.min() + values.max()) / 2
+    # as many as it takes to tell twenty steps of the scale apart: distances may differ little
+    digits = int(np.clip(np.ceil(-np.log10(max((values.max() - values.min()) / 20, 1e-4))), 1, 4))
     for (row, column), value in np.ndenumerate(values):
         colour = "white" if value > middle else "#1c2430"
-        panel.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=7, color=colour)
+        panel.text(column, row, f"{value:.{digits}f}", ha="center", va="center", fontsize=7, color=colour)
     panel.set_xlabel("anchors of")
     panel.set_ylabel("faces of")
     panel.spines[:].set_visible(False)

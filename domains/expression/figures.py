@@ -46,7 +46,10 @@ def figures(
     pictures.append(score_distribution(labels, values, classes))
     if len(np.unique(labels)) > 1:
         pictures.append(precision_recall_curves(labels, values, classes, metrics))
-    balance = class_balance((card or {}).get("counts", {}).get("classes", {}))
+    counts = (card or {}).get("counts", {}).get("classes", {})
+    if counts and (card or {}).get("used", {}).get("fold") is not None:  # its sides are others than those of the split
+        counts = {"all": {name: sum(split[name] for split in counts.values()) for name in next(iter(counts.values()))}}
+    balance = class_balance(counts)
     return pictures + ([balance] if balance is not None else [])
 
 

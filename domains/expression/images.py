@@ -54,7 +54,9 @@ class FaceReader(PictureReader):
             except (OSError, ValueError, EOFError) as error:
                 reason = " ".join(str(error).split())[:160]
                 raise PreparedDataError(f"{path}: cannot be read ({reason}); prepare the data again") from None
-            rows = sum(image == name for image in self.images)
+            rows = 1 + max(
+                at for image, at in zip(self.images, self.places, strict=True) if image == name and at is not None
+            )
             if found.ndim != 4 or found.dtype != np.uint8 or len(found) < rows:
                 raise PreparedDataError(f"{path}: is no array of {rows:,} faces or more; prepare the data again")
             self._arrays[name] = found

@@ -30,8 +30,8 @@ from domains.expression.evaluation import evaluate_expressions
 from domains.expression.losses import LAMBDAS, MARGIN, AnchorLoss, anchor_loss, arbex_losses, class_weights
 from domains.expression.official_scores import official_scores
 from domains.expression.smoothing import Smoothing, smoothed_columns, write_csv
-from domains.expression.targets import soft_loss
-from domains.expression.weights import SCALING, start_from
+from domains.expression.targets import shares, soft_loss
+from domains.expression.weights import SCALING, start_from_all
 
 Prediction = Literal["corrected", "primary"]
 Schedule = Literal["exponential", "cosine", "constant"]
@@ -45,7 +45,8 @@ class ARBExModule(HeptadModule):
     Args:
         classes: taken from the data.
         pretrained: local files to start from, each loaded as far as it fits: `ir50.pth`, MobileFaceNet, a whole
-            POSTER++ or ARBEx; what is missing starts at random. A run that is continued has its own weights.
+            POSTER++ or ARBEx; what is missing starts at random, but for backbones that are frozen. A run that is
+            continued has its own weights.
         lr: learning rate of Adam.
         schedule: exponential (gamma per epoch, the paper), cosine (half of one over all steps) or constant.
         gamma: factor of the learning rate per epoch (exponential).
@@ -137,11 +138,7 @@ class ARBExModule(HeptadModule):
         self._filled = True
 
     def setup(self, stage: str) -> None:
-        """Count the classes of the training split, where the loss is balanced.
-
-        Raises:
-            ConfigError: the length of training, which the trust grows with, is not known.
-        """
+        """Count the classes of the training split, where the loss is balanced."""
         super().setup(stage)
         if stage != "fit":
             return
@@ -151,14 +148,18 @@ class ARBExModule(HeptadModule):
             self._weights = class_weights(torch.bincount(labels, minlength=len(self.classes)))
 
     def on_fit_start(self) -> None:
-        """Give a fresh network its start; one whose weights were loaded (`--init_from`, `--ckpt_path`) has its own."""
+        """Give a fresh network its start; one whose weights were loaded (`--init_from`, `--ckpt_path`) has its own.
+
+        Raises:
+            ConfigError: the length of training, which the trust grows with, is not known; or frozen backbones would
+                stay at random.
+        """
         self._total = training_steps(self.trainer, 0)[0] if self.trust_steps is None else self.trust_steps
         if self.balancing and math.isinf(self._total):
             raise ConfigError("only time ends this training; give model.trust_steps, in which the trust rises to 1")
-        for path in [] if self._filled else self.pretrained:
-            report = start_from(self.net, path)
-            if self.trainer.is_global_zero:
-                print("\n".join([f"start: {path}", *report.lines()]))
+        said = [] if self._filled else start_from_all(self.net, self.pretrained)
+        if said and self.trainer.is_global_zero:
+            print("\n".join(said))
         if self.trainer.ckpt_path is None:  # those of a network to start from are of its weights and its data
             self._set_temperatures(1.0, 1.0)
         else:
@@ -213,7 +214,7 @@ class ARBExModule(HeptadModule):
             found["ce"] = soft_loss(output.corrected, batch["target"], weights, label_smoothing=self.label_smoothing)
         ce_share = share
         if weights is not None:
-            own = weights[labels].sum()
+            own = (weights[labels] if "target" not in batch else shares(batch["target"]) @ weights).sum()
             ce_share = own * self.trainer.world_size / self._over_processes(own)
         return self._summed(found["ce"] * ce_share, found["mu"], found["center"] * share, trust)
 
@@ -346,7 +347,9 @@ class ARBExModule(HeptadModule):
         fold = "" if data.fold is None else f" The test split is fold {data.fold} of {data.card.get('folds')}."
         return (
             f"Decisions are those of the {self.prediction} distribution; accuracy_primary and accuracy_corrected are"
-            f" those of both. {note} macro_f1_all_classes counts 0 for a class that neither occurs nor is predicted."
+            f" those of both; accuracy_majority is that of always deciding for the commonest class of the test split."
+            f" {note} ece is over bins of equal mass, one for each 10 images, at most 15; ece_15 over 15 bins of equal"
+            " width, the usual ones. macro_f1_all_classes counts 0 for a class that neither occurs nor is predicted."
             f" Intervals are resampled over {unit}.{fold}"
         )
 

@@ -6,6 +6,7 @@ network* (2023), arXiv 2301.12149. Official code: Talented-Q/POSTER_V2 @ 18de559
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -99,7 +100,9 @@ class POSTERV2(nn.Module):
             image = F.interpolate(image, size=(SIDE, SIDE), mode=self.resize)
         if image.device.type == "cpu" and self.fuse:
             image = image.contiguous(memory_format=torch.channels_last)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_backbones):
+        # exported programs cannot be saved with a switch of gradients inside, and compute none anyway
+        frozen = self.freeze_backbones and not torch.compiler.is_compiling()
+        with torch.no_grad() if frozen else nullcontext():
             landmarks, maps = self.landmarks(image), self.image(image)
         landmarks[-1] = self.landmark_conv(landmarks[-1])
         return landmarks, maps

@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 
 
+def shares(votes: Tensor) -> Tensor:
+    """Votes (B, C) float as shares that sum to 1; rows without votes stay 0."""
+    return votes / votes.sum(-1, keepdim=True).clamp_min(torch.finfo(votes.dtype).tiny)
+
+
 def soft_loss(p: Tensor, target: Tensor, weights: Tensor | None = None, *, label_smoothing: float = 0.0) -> Tensor:
     """Cross entropy of distributions with shares of votes (E. Barsoum et al., 2016, arXiv 1608.01041).
 
@@ -21,8 +26,7 @@ def soft_loss(p: Tensor, target: Tensor, weights: Tensor | None = None, *, label
         p and target (B, C), weights (C,) -> ().
     """
     tiny = torch.finfo(p.dtype).tiny
-    target = target.to(p)
-    target = target / target.sum(-1, keepdim=True).clamp_min(tiny)
+    target = shares(target.to(p))
     w = p.new_ones(p.shape[-1]) if weights is None else weights.to(p.dtype)
     spread = (1.0 - label_smoothing) * target + label_smoothing / p.shape[-1]
     loss = -(spread * w * p.clamp_min(tiny).log()).sum()

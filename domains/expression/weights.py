@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,16 @@ from domains.common.imported import ImportReport
 from domains.expression.arbex import ARBEx
 from domains.expression.balancing import ReliabilityBalancing
 from domains.expression.official_names import UNUSED, official_name, renamed
+from domains.expression.poster import POSTERV2
 
 SOURCE = "official weights"
 CLASSES = 8  # where no weight tells
 INDEX, COUNTER = "index_relative", "num_batches_tracked"
+# what a weight's name begins with, in the official program and here
+BACKBONES = {
+    "the image backbone (IR50)": ("ir.", "extractor.image."),
+    "the landmark backbone (MobileFaceNet)": ("landmark.", "extractor.landmarks."),
+}
 BALANCING = ("head.", "anchors.", "self_attn.")
 SCALING = re.compile(r"(?:^|\.)(?:primary|corrected)_scaling\.")  # temperatures, which no official file has
 # our options by the names that configurations of the official program have for them
@@ -191,6 +197,49 @@ def start_from(net: ARBEx, source: str | Path) -> ImportReport:
         raise CheckpointMismatchError(str(source), unexpected=sorted(weights)[:8])
     _load(net, state | found)
     return _told(found, named, state)
+
+
+def start_from_all(net: ARBEx, sources: Iterable[str | Path]) -> list[str]:
+    """`start_from` of several files, for a training; returns what to say of them, line by line.
+
+    Raises:
+        ConfigError: frozen backbones would stay at random.
+        CheckpointMismatchError: see `start_from`.
+        UnsafeFileError: see `start_from`.
+        CheckpointNotFoundError: see `start_from`.
+    """
+    reports = {str(source): start_from(net, source) for source in sources}
+    if at_random := random_backbones(net, reports.values()):
+        raise ConfigError(
+            f"model.freeze_backbones: {' and '.join(at_random)} would stay random and untrained; give local files by"
+            " --model.pretrained '[ir50.pth, mobilefacenet_model_best.pth.tar]' (the readme of Talented-Q/POSTER_V2"
+            " says where they are; a whole POSTER++ does, too), or train them: --model.freeze_backbones false"
+        )
+    return [line for source, report in reports.items() for line in (f"start: {source}", *report.lines())]
+
+
+def random_backbones(net: ARBEx, reports: Iterable[ImportReport]) -> list[str]:
+    """Frozen backbones that no file has filled, which nothing would ever train.
+
+    Args:
+        net: the network, in which nothing was loaded but what is reported.
+        reports: of `start_from`.
+
+    Returns:
+        What they are; nothing where backbones are trained, or there are none to freeze.
+    """
+    if not isinstance(net.extractor, POSTERV2) or not net.extractor.freeze_backbones:
+        return []
+    found = list(reports)
+    return [
+        title
+        for title, names in BACKBONES.items()
+        if not any(
+            any(name.startswith(names) for name in report.loaded)
+            and not any(name.startswith(names) for name in report.fresh)
+            for report in found
+        )
+    ]
 
 
 def official_state(net: nn.Module, own: str = "", official: str = "") -> dict[str, Tensor]:

@@ -8,17 +8,22 @@ import shutil
 
 import cv2
 import numpy as np
+import onnxruntime
 import polars as pl
 import pytest
 import torch
 import yaml
 
+from apps.common.export import export_onnx, export_torch
 from apps.expression import DOMAIN
 from apps.expression.demo import demo
 from data_prep.expression.planted import _draw_subject, draw_face, write_planted_faces
 from data_prep.expression.taxonomy import BASIC7
 from domains.common.files import read_checkpoint
 from domains.common.hub import load_published
+from domains.expression.balancing import ARBExOutput
+from domains.expression.calibration import scaled_distribution
+from domains.expression.module import ARBExModule
 from tests.apps.expression_helpers import fit, here, predictions, refusal
 from tests.apps.helpers import QUIET, losses
 
@@ -70,13 +75,22 @@ class TestRun:
     def test_last_and_best_epoch_can_both_be_tested(self, trained, tmp_path):
         shutil.copytree(trained, tmp_path / "run")
         last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+        weights = read_checkpoint(last)["state_dict"]
+        weights["net.balancing.corrected_scaling.temperature"].fill_(0.9)  # so that it differs from the best epoch
+        torch.save(read_checkpoint(last) | {"state_dict": weights}, last)
         assert here("test", "--run", tmp_path / "run", "--ckpt_path", last) == 0
-        assert predictions(tmp_path / "run").drop("probability_0").columns
+        table = predictions(tmp_path / "run")
+        corrected, told = (
+            table.select(f"{name}_{k}" for k in range(3)).to_numpy() for name in ("corrected", "calibrated")
+        )
+        np.testing.assert_allclose(told, scaled_distribution(corrected, 0.9), atol=1e-5)
 
     def test_explain(self, trained):
         assert here("explain", "--run", trained) == 0
         assert (trained / "maps.npz").is_file() and (trained / "distances.parquet").is_file()
-        assert "Faces and anchors" in (trained / "explain.html").read_text()
+        text = (trained / "explain.html").read_text()
+        assert "Faces and anchors" in text
+        assert f"among the first {len(predictions(trained))} of the test split" in text, "it says how cases were chosen"
 
     def test_predict_new_pictures_as_they_were_tested(self, trained, tmp_path):
         raw = trained.parent / "raw" / "images"
@@ -112,21 +126,43 @@ class TestRun:
         np.testing.assert_allclose(smooth.sum(1), 1, atol=1e-4)
         assert np.abs(np.diff(smooth, axis=0)).mean() < np.abs(np.diff(plain, axis=0)).mean()
 
-    @pytest.mark.parametrize("format", ["hub", "torch"])
+    @pytest.mark.parametrize("format", ["hub", "torch", "onnx"])
     def test_export(self, format, trained, tmp_path):
-        out = tmp_path / {"hub": "model", "torch": "model.pt2"}[format]
+        out = tmp_path / {"hub": "model", "torch": "model.pt2", "onnx": "model.onnx"}[format]
         assert here("export", "--run", trained, "--format", format, "--out", out) == 0
         image = torch.randn(5, 1, 32, 32)
-        wanted = load_published(trained / "model").eval()(image).corrected
-        if format == "hub":
-            found = load_published(out).eval()(image).corrected
-        else:
-            found = torch.export.load(out).module()(image)[0]
-        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+        with torch.no_grad():
+            wanted = ordered(load_published(trained / "model").eval()(image))
+            if format == "hub":
+                found = ordered(load_published(out).eval()(image))
+            elif format == "torch":
+                found = torch.export.load(out).module()(image)
+            else:
+                session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+                given = {session.get_inputs()[0].name: image.numpy()}
+                found = [torch.from_numpy(output) for output in session.run(None, given)]
+        for one, other in zip(found, wanted, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
     def test_anchors_and_corrector_are_in_the_checkpoint(self, trained):
         names = read_checkpoint(trained / "checkpoints" / "best.ckpt")["state_dict"]
         assert {"net.balancing.anchors.points", "net.balancing.attention.value.weight"} <= names.keys()
+
+
+def ordered(output: ARBExOutput) -> list[torch.Tensor]:
+    """What an exported program gives of it."""
+    return [output.corrected, output.primary, output.embedding, output.calibrated]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["torch", "onnx"])
+def test_the_whole_network_is_exported_with_frozen_backbones(format, tmp_path):
+    torch.manual_seed(0)
+    whole = ARBExModule(list(BASIC7), backbone="poster", anchors=10)
+    whole.net.eval()
+    export, name = {"torch": (export_torch, "model.pt2"), "onnx": (export_onnx, "model.onnx")}[format]
+    export(whole, tmp_path / name)  # it compares the program with the network, in batches of 1 and 5
+    assert (tmp_path / name).stat().st_size > 4 * 40e6
 
 
 @pytest.mark.parametrize(
@@ -164,10 +200,20 @@ def test_every_shipped_config_runs_a_step(name, trained, tmp_path):
     words += ["--trainer.enable_checkpointing", "false"]  # a gigabyte of checkpoints proves nothing
     if config["model"]["backbone"] == "poster":
         words += ["--model.image_size", 112, "--model.dim", 64, "--model.depth", 1, "--trainer.precision", "32"]
+        words += ["--model.freeze_backbones", "false"]  # their weights are no part of the project
     assert here("fit", "--config", name, *words) == 0
     saved = yaml.safe_load((tmp_path / "run" / "fit.yaml").read_text())
     assert saved["system"] == config["system"] in DOMAIN.systems
     assert np.isfinite(losses(tmp_path / "run")[0])
+
+
+def test_frozen_backbones_without_weights_are_refused(trained, tmp_path):
+    words = ["--config", "raf_db", "--data.root", trained.parent / "faces", "--run", tmp_path, *QUIET]
+    words += ["--model.image_size", 112, "--model.dim", 64, "--model.depth", 1, "--trainer.precision", "32"]
+    said = refusal("fit", *words)
+    for part in ("IR50", "MobileFaceNet", "ir50.pth", "mobilefacenet_model_best.pth.tar", "freeze_backbones false"):
+        assert part in said
+    assert not (tmp_path / "checkpoints").exists(), "nothing was trained"
 
 
 def test_wrong_options_end_in_one_line(trained, tmp_path):

@@ -15,7 +15,7 @@ from domains.common.errors import ConfigError
 from domains.common.hub import load_published, publish
 from domains.expression import winograd
 from domains.expression.arbex import ARBEx
-from domains.expression.balancing import ReliabilityBalancing, confidence
+from domains.expression.balancing import ReliabilityBalancing, confidence, euclidean_distances
 from domains.expression.fusion import TokenEmbedding
 from domains.expression.losses import arbex_losses
 from domains.expression.token_vit import ViTBlock
@@ -329,6 +329,20 @@ class TestBalancing:
         assert not zeros.anchors.points.any()
         normal = ReliabilityBalancing(768, 7, anchors=2).eval()(torch.randn(5, 768) / 2)
         assert normal.confidence_geometric.max() < 0.1
+
+    def test_distances_of_exported_programs_are_the_same_with_their_gradients(self, monkeypatch):
+        torch.manual_seed(0)
+        e, anchors = torch.randn(5, 8), torch.randn(6, 8)
+        anchors[2] = e[3]  # no distance, no gradient
+        found = []
+        for exported in (False, True):
+            monkeypatch.setattr(torch.compiler, "is_compiling", lambda exported=exported: exported)
+            one, other = e.clone().requires_grad_(), anchors.clone().requires_grad_()
+            d = euclidean_distances(one, other)
+            found.append([d, *torch.autograd.grad(d.sin().sum(), [one, other])])
+        for a, b in zip(*found, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
+        assert found[0][0][3, 2] == 0.0
 
     def test_a_batch_of_one_trains(self):
         net = ReliabilityBalancing(16, 5, (8,)).train()

@@ -3,21 +3,34 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, recall_score
+from torchmetrics.functional.classification import multiclass_calibration_error
 
 from domains.common.errors import PreparedDataError
 from domains.common.figures import WARNINGS
-from domains.expression.evaluation import DISTRIBUTIONS, doubts, evaluate_expressions, f1_of_all_classes, report_tables
+from domains.common.intervals import Estimate
+from domains.expression.doubts import doubts
+from domains.expression.evaluation import (
+    DISTRIBUTIONS,
+    ece_15,
+    evaluate_expressions,
+    f1_of_all_classes,
+    report_tables,
+)
 from domains.expression.figures import class_balance, figures
 from domains.expression.official_scores import official_scores
 from domains.expression.smoothing import exponential, smoothed_columns, window, write_csv
 from tests.domains.expression.face_helpers import CLASSES, predictions
 
+PAIRS = {"primary": "corrected", "corrected": "primary"}
 CARD = {
     "duplicates": {
         "exact": {"images_across": {"train-test": {"train": 3, "test": 2}}},
+        "near_pairs": {"train": 9, "valid-test": 8},
+        "dropped": {"train": 3},
         "groups_with_several_labels": 4,
     },
     "group": {"name": "subject", "kept_apart": False, "images_of_unknown_subjects": 7},
@@ -69,8 +82,14 @@ def test_report_tells_copies_conflicts_and_subjects():
     metrics = evaluate_expressions(table, CLASSES, replicates=20)
     tables = report_tables(table, metrics, CARD)
     said = " ".join(row["warning"] for row in tables[WARNINGS])
-    for part in ("5 images of train and test are copies", "4 groups of equal images", "of 7 images is not known"):
+    for part in (
+        "5 images of train and test are copies of each other (left out: 3 of train)",
+        "8 pairs of images of valid and test are nearly copies",
+        "4 groups of equal images",
+        "of 7 images is not known",
+    ):
         assert part in said
+    assert " 9 pairs" not in said, "those are of one side"
     changed = tables["What the correction changed"][0]
     assert changed["mended"] - changed["spoilt"] == pytest.approx(metrics["accuracy_gain"].value * len(table))
     assert [row["class"] for row in tables["Classes"]] == CLASSES
@@ -78,6 +97,111 @@ def test_report_tells_copies_conflicts_and_subjects():
     titles = [picture.title for picture in pictures]
     assert {"Calibration before balancing", "Calibration after balancing", "Balance of the classes"} <= set(titles)
     assert class_balance({}) is None
+
+
+@given(st.integers(0, 10**6), st.integers(1, 80), st.integers(2, 6))
+def test_ece_of_equal_widths_is_that_of_torchmetrics(seed, rows, classes):
+    rng = np.random.default_rng(seed)
+    p, labels = rng.dirichlet(np.full(classes, 0.5), rows), rng.integers(0, classes, rows)
+    wanted = multiclass_calibration_error(torch.from_numpy(p), torch.from_numpy(labels), classes, n_bins=15)
+    assert ece_15(labels, p)(np.ones(rows)) == pytest.approx(float(wanted), abs=1e-6)
+    counts = rng.integers(0, 3, rows)
+    counts[0] += 1
+    drawn = np.repeat(np.arange(rows), counts)
+    whole = ece_15(labels[drawn], p[drawn])(np.ones(len(drawn)))
+    assert ece_15(labels, p)(counts.astype(float)) == pytest.approx(whole), "a weight is how often a row counts"
+
+
+def test_every_compared_distribution_has_an_ece_of_equal_widths():
+    found = evaluate_expressions(predictions(), CLASSES, replicates=30)
+    for name in DISTRIBUTIONS:
+        estimate = found[f"ece_15_{name}"]
+        assert 0 <= estimate.low <= estimate.value <= estimate.high and estimate.units == 30
+    assert found["ece_15"] == found["ece_15_calibrated"]
+
+
+class TestBesideTheCommonestClass:
+    def test_it_is_a_row_of_the_comparison(self):
+        table = predictions()
+        found = evaluate_expressions(table, CLASSES, replicates=30)
+        labels = table["label"].to_numpy()
+        common = int(np.bincount(labels).argmax())
+        constant = np.full(len(labels), common)
+        assert found["accuracy_majority"].value == pytest.approx((labels == common).mean())
+        assert found["macro_f1_majority"].value == pytest.approx(
+            f1_score(labels, constant, average="macro", zero_division=0)
+        )
+        row = report_tables(table, found)["Before and after balancing"][-1]
+        assert row["distribution"] == f"always {CLASSES[common]}, the commonest class"
+        assert row["accuracy"].startswith(f"{found['accuracy_majority'].value:.3f} [") and row["log_loss"] == "-"
+
+    def test_an_accuracy_below_it_is_warned_of(self):
+        table = predictions()
+        spoilt = table.with_columns(predicted=(pl.col("label") + 1) % 3)
+        for given_table, warned in ((table, False), (spoilt, True)):
+            found = evaluate_expressions(given_table, CLASSES, replicates=20)
+            said = " ".join(doubts(given_table, CLASSES, {}, found))
+            assert ("that of always deciding for" in said) is warned
+
+
+class TestDoubts:
+    def test_balancing_that_hurts_is_told_unless_it_decides_nothing(self):
+        swapped = {f"{name}_{k}": f"{other}_{k}" for name, other in PAIRS.items() for k in range(3)}
+        table = predictions().rename(swapped)
+        corrected = table.select(f"corrected_{k}" for k in range(3)).to_numpy().argmax(1)
+        primary = table.select(f"primary_{k}" for k in range(3)).to_numpy().argmax(1)
+        worse = Estimate(-0.1, -0.2, -0.01, 30)
+        for decided, gain, warned in (
+            (corrected, worse, True),
+            (corrected, Estimate(-0.1, -0.2, 0.0, 30), False),
+            (primary, worse, False),
+        ):
+            said = " ".join(doubts(table.with_columns(predicted=decided), CLASSES, {}, {"accuracy_gain": gain}))
+            assert ("test with --model.prediction primary" in said) is warned
+
+    @pytest.mark.parametrize(
+        ("used", "advice"),
+        [
+            ({}, "try --data.per_class, or --model.balanced_loss true."),
+            ({"per_class": 100, "balanced_loss": False}, "try --model.balanced_loss true."),
+            ({"per_class": 0, "balanced_loss": True}, "try --data.per_class."),
+            ({"per_class": 100, "balanced_loss": True}, "its classes were balanced; it may need more images."),
+        ],
+    )
+    def test_advice_is_what_was_not_tried(self, used, advice):
+        table = predictions().with_columns(predicted=pl.lit(0))
+        (said,) = (text for text in doubts(table, CLASSES, {"used": used}) if "never decided for" in text)
+        assert said == f"happiness, surprise is never decided for; {advice}"
+
+    @pytest.mark.parametrize(
+        ("folds", "said"),
+        [
+            ([4, 17, 0], "17 images of fold 1 have copies across its sides"),
+            ([4, 0, 0], ""),
+            (None, "Whether images of fold 1 have copies on its other sides was not counted"),
+        ],
+    )
+    def test_copies_are_those_of_the_fold(self, folds, said):
+        card = CARD | {"duplicates": CARD["duplicates"] | ({} if folds is None else {"folds": folds})}
+        of_split = " ".join(doubts(predictions(), CLASSES, card))
+        assert "of train and test are copies" in of_split and "fold" not in of_split
+        of_fold = " ".join(doubts(predictions(), CLASSES, card | {"used": {"fold": 1}}))
+        assert said in of_fold and "of train and test are" not in of_fold and "4 groups" in of_fold
+        assert bool(said) is ("fold 1" in of_fold)
+
+    def test_precision_of_a_class_that_is_never_decided_for_is_undefined(self):
+        table = predictions().with_columns(predicted=pl.lit(0))
+        rows = report_tables(table, evaluate_expressions(table, CLASSES, replicates=20))["Classes"]
+        assert [row["precision"] == "-" for row in rows] == [False, True, True]
+        assert all(row["recall"] != "-" for row in rows)
+
+
+def test_balance_of_a_fold_run_is_that_of_all_images():
+    table = predictions()
+    metrics = evaluate_expressions(table, CLASSES, replicates=10)
+    for used, legend in (({}, "train (15)"), ({"fold": None}, "train (15)"), ({"fold": 2}, "all (15)")):
+        (picture,) = (p for p in figures(table, metrics, CARD | {"used": used}) if p.title == "Balance of the classes")
+        assert [text.get_text() for text in picture.figure.axes[0].get_legend().get_texts()] == [legend]
 
 
 class TestSmoothing:

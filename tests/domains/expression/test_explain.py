@@ -7,7 +7,17 @@ import torch
 
 from domains.common.attention import record
 from domains.expression.data import ExpressionData
-from domains.expression.explain import attention_maps, case_of, choose_cases, distance_table, explain
+from domains.expression.explain import (
+    Case,
+    _caption,
+    _distance_picture,
+    _draw,
+    attention_maps,
+    case_of,
+    choose_cases,
+    distance_table,
+    explain,
+)
 from tests.domains.expression.face_helpers import CLASSES, module, prepare_planted
 
 
@@ -37,6 +47,15 @@ def test_maps_do_not_depend_on_the_fast_form_of_the_last_block():
     fused, explicit = (maps_of(module(fuse=fuse).eval(), image) for fuse in (True, False))
     for name, values in fused.items():
         np.testing.assert_allclose(values, explicit[name], atol=1e-5)
+
+
+def test_the_class_token_is_that_of_the_last_of_many_blocks():
+    net = module(depth=11).eval()
+    image = torch.randn(1, 1, 24, 24)
+    with record(net.net) as recorded, torch.no_grad():
+        net.net(image)
+    wanted = recorded["extractor.vit.blocks.10.attention"][0][0].mean(0)[0, 1:].sum()
+    assert attention_maps(net, recorded)["class token"].sum() == pytest.approx(float(wanted), abs=1e-5)
 
 
 def test_maps_of_the_whole_network():
@@ -74,6 +93,29 @@ def test_good_and_bad_cases_of_unlike_classes_are_chosen():
         }
     )
     assert choose_cases(table) == [1, 2, 4, 5, 3]
+
+
+def test_distances_that_differ_little_are_told_apart():
+    for spread in (0.004, 0.3, 40.0):
+        values = 5.4 + spread * np.linspace(0, 1, 9).reshape(3, 3)
+        columns = {f"distance_{k}": values[:, k] for k in range(3)}
+        picture = _distance_picture(pl.DataFrame({"label": range(3), **columns}), CLASSES)
+        assert len({text.get_text() for text in picture.figure.axes[0].texts}) == 9
+
+
+def test_pictures_of_a_case_hide_no_bar_and_its_caption_says_how_it_was_chosen():
+    net = module(anchors=2)
+    shares = np.array([0.1, 0.2, 0.7], np.float32)
+    case = Case(0, "a", 1, np.zeros((4, 4, 1), np.float32), {}, shares, shares, 1 + shares)
+    figure = _draw(net, case)
+    figure.canvas.draw()
+    (bars,) = (panel for panel in figure.axes if panel.get_legend())
+    assert bars.get_legend().get_window_extent().y1 < bars.get_window_extent().y0
+    said = _caption(net, case, 380)
+    assert "the surest wrong decision about a face of this label among the first 380 of the test split" in said
+    assert "0.200 before balancing, 0.200 after it" in said
+    plain = _caption(module(balancing=False), case, 380)
+    assert "(probability 0.200, not" in plain and "balancing" not in plain
 
 
 @pytest.mark.parametrize("options", [{"anchors": 2}, {"balancing": False}], ids=["balanced", "plain"])

@@ -7,7 +7,7 @@ from domains.common.errors import CheckpointMismatchError, ConfigError, UnsafeFi
 from domains.common.loader import Batch
 from domains.expression.losses import distribution_loss
 from domains.expression.module import ARBExModule
-from domains.expression.targets import soft_loss
+from domains.expression.targets import shares, soft_loss
 from domains.expression.weights import start_from
 from tests.domains.expression.face_helpers import CLASSES, module
 
@@ -73,6 +73,23 @@ def test_soft_targets_that_are_one_label_are_labels():
     assert torch.isfinite(soft_loss(torch.eye(4), torch.eye(4).roll(1, 0)))
 
 
+def test_of_weighted_votes_each_process_counts_by_the_weight_of_its_votes(monkeypatch):
+    net, given, weights = module().eval(), batch(), torch.tensor([1.0, 2.0, 5.0])
+    net._weights, votes = weights, torch.rand(6, 3) + 0.1
+    own = []
+
+    def of_all(self: ARBExModule, value: torch.Tensor) -> torch.Tensor:
+        own.append(value)
+        return value + 7.0  # of another process
+
+    monkeypatch.setattr(ARBExModule, "_over_processes", of_all)
+    found = losses(net, given | {"target": votes}, 0.0)["ce"]
+    mass = (shares(votes) @ weights).sum()
+    torch.testing.assert_close(own[0], mass)
+    wanted = soft_loss(net(given).primary, votes, weights, label_smoothing=0.11) * mass / (mass + 7.0)
+    torch.testing.assert_close(found, wanted)
+
+
 def test_predictions_hold_both_distributions_and_the_confidences():
     net = module().eval()
     found = net.predict_step(batch() | {"name": list("abcdef")}, 0)
@@ -112,7 +129,7 @@ def test_a_row_of_predictions_alone_as_in_any_batch():
     ids=str,
 )
 def test_options_that_cannot_be_are_refused(wrong):
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
         module(**wrong)
 
 

@@ -20,11 +20,14 @@ from domains.expression.weights import (
     from_official,
     import_official,
     merged,
+    random_backbones,
     start_from,
+    start_from_all,
     to_official,
 )
 
 Tensors = dict[str, Tensor]
+PARTS = ("ir", "landmark")
 OTHERS = ("head.", "anchors.", "self_attn.")
 
 
@@ -178,6 +181,32 @@ def test_a_start_from_the_file_of_a_backbone(official, tmp_path, part, own):
     assert all(torch.equal(back[name], official[name]) for name in report.loaded)
     others = [name for name in before if not name.startswith(f"extractor.{own}.")]
     assert all(torch.equal(net.state_dict()[name], before[name]) for name in others)
+
+
+def test_frozen_backbones_that_no_file_fills_are_named(official, tmp_path):
+    net, reports = ARBEx(7, dim=64, depth=1), []
+    assert len(random_backbones(net, [])) == 2
+    for part, rest in (("ir", ["the landmark backbone (MobileFaceNet)"]), ("landmark", [])):
+        weights = {backbone_name(n): t for n, t in official.items() if n.startswith(f"{part}.")}
+        lacking = dict(list(weights.items())[: len(weights) // 2])
+        torch.save(lacking, tmp_path / "half.pth")
+        half = start_from(net, tmp_path / "half.pth")
+        assert len(random_backbones(net, [*reports, half])) == len(rest) + 1, "half of a backbone is none"
+        torch.save(weights, tmp_path / f"{part}.pth")
+        reports.append(start_from(net, tmp_path / f"{part}.pth"))
+        assert random_backbones(net, reports) == rest
+    with pytest.raises(
+        ConfigError, match=r"freeze_backbones: the landmark backbone \(MobileFaceNet\) would stay random"
+    ):
+        start_from_all(ARBEx(7, dim=64, depth=1), [tmp_path / "ir.pth"])
+    said = start_from_all(ARBEx(7, dim=64, depth=1), [tmp_path / "ir.pth", tmp_path / "landmark.pth"])
+    assert [line for line in said if line.startswith("start: ")] == [
+        f"start: {tmp_path / f'{part}.pth'}" for part in PARTS
+    ]
+    torch.save(net.state_dict(), tmp_path / "own.pth")
+    assert random_backbones(net, [start_from(ARBEx(7, dim=64, depth=1), tmp_path / "own.pth")]) == []
+    assert random_backbones(ARBEx(7, dim=64, depth=1, freeze_backbones=False), []) == []
+    assert random_backbones(ARBEx(7, "small"), []) == []
 
 
 @pytest.mark.parametrize("kind", ["hub", "state dict", "safetensors", "checkpoint"])
