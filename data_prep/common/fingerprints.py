@@ -77,24 +77,25 @@ def find_close_hashes(hashes: U64, distance: int = DISTANCE) -> I64:
         hashes (N,) uint64 -> (P, 2) int64, each pair once, the smaller index first, sorted.
     """
     bounds = np.linspace(0, BITS, distance + 2).astype(int)
-    found = [np.zeros((0, 2), np.int64)]
+    found = [np.zeros(0, np.int64)]
     for low, high in pairwise(bounds.tolist()):
         band = (hashes >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
         order = np.argsort(band, kind="stable")
         starts = np.flatnonzero(np.diff(band[order], prepend=band[order][:1] + np.uint64(1)))
         for members in np.split(order, starts[1:]):
             found += [_compare(hashes, members, at, distance) for at in range(0, len(members), _ROWS)]
-        found = [np.unique(np.concatenate(found), axis=0)]
-    return found[0]
+        found = [np.unique(np.concatenate(found))]
+    return np.stack(np.divmod(found[0], max(len(hashes), 1)), axis=1)
 
 
 def _compare(hashes: U64, members: I64, at: int, distance: int) -> I64:
+    """Close pairs of some members with those behind, each as one number: smaller index times N, plus the larger."""
     rows = members[at : at + _ROWS]
     rest = members[at:]
     close = np.bitwise_count(hashes[rows][:, None] ^ hashes[rest][None, :]) <= distance
     first, second = np.nonzero(np.triu(close, k=1))
-    pairs = np.stack([rows[first], rest[second]], axis=1)
-    return np.asarray(np.sort(pairs, axis=1), dtype=np.int64).reshape(-1, 2)
+    # members ascend, and `rest` begins with `rows`: what is above the diagonal is larger
+    return np.asarray(rows[first] * len(hashes) + rest[second], dtype=np.int64)
 
 
 def find_near(hashes: U64, thumbnails: Callable[[I64], U8]) -> Near:
@@ -111,6 +112,7 @@ def find_near(hashes: U64, thumbnails: Callable[[I64], U8]) -> Near:
         hashes (N,) uint64.
     """
     pairs = find_close_hashes(hashes)
+    pairs = pairs[_may_agree(pairs, len(hashes), thumbnails)]
     agreed = np.zeros(len(pairs), np.float32)
     for at in range(0, len(pairs), _PAIRS):
         block = pairs[at : at + _PAIRS]
@@ -121,6 +123,30 @@ def find_near(hashes: U64, thumbnails: Callable[[I64], U8]) -> Near:
     kept = agreed >= CORRELATION
     first, second = pairs[kept].T
     return Near(first, second, np.bitwise_count(hashes[first] ^ hashes[second]).astype(np.uint8), agreed[kept])
+
+
+def _may_agree(pairs: I64, count: int, thumbnails: Callable[[I64], U8]) -> npt.NDArray[np.bool_]:
+    """Which pairs can agree, by the means of 4 x 4 pixels of their ranks, computed once for each image.
+
+    Vectors of length 1 whose product is c are sqrt(2 - 2 c) apart, and no further in any projection.
+
+    Shape:
+        pairs (P, 2) -> (P,).
+    """
+    used = np.zeros(count, bool)
+    used[pairs] = True
+    wanted, place = np.flatnonzero(used), np.cumsum(used) - 1
+    means = np.zeros((len(wanted), 64), np.float32)
+    for at in range(0, len(wanted), _PAIRS):
+        ranks = _rank(thumbnails(wanted[at : at + _PAIRS]))
+        means[at : at + _PAIRS] = ranks.reshape(-1, 8, 4, 8, 4).sum(axis=(2, 4)).reshape(-1, 64) / 4
+    close = np.zeros(len(pairs), bool)
+    for at in range(0, len(pairs), _PAIRS):
+        first, second = place[pairs[at : at + _PAIRS]].T
+        apart = means[first] - means[second]
+        # and a little for what float32 loses
+        close[at : at + _PAIRS] = np.einsum("ij,ij->i", apart, apart) <= 2 - 2 * CORRELATION + 1e-4
+    return close
 
 
 def _rank(thumbnails: U8) -> npt.NDArray[np.float32]:

@@ -45,7 +45,7 @@ def read(files: RawFiles, asked: Asked) -> Listing:
     for side, split in sides.items():
         _read_list(lists[side], split, files, names, boxes, found)
     used = [lists[side] for side in sides] + [path for path in (names_file, boxes_file) if path is not None]
-    remark = () if joined else ("trained on train alone; published results are of trainval: --train-on-valid true",)
+    remark = () if joined else ("trained on train alone; published results are of trainval: --train_on_valid true",)
     return Listing(
         CLASSES,
         tuple(found.items),

@@ -22,7 +22,7 @@ def apply(
 
     Cropping is that of the preparation: boxes come from a table (.csv) beside the pictures with the columns image, and
     left, top, right, bottom (or x, y, width, height); without one, pictures are taken whole, which is told. Of
-    identities, pictures in folders query and gallery have these roles.
+    identities, pictures in folders query and gallery have these roles; others beside them have none, which is told.
 
     Args:
         preparation: prepared directory of the training data.

@@ -90,7 +90,7 @@ def _collect(
     wanted = [name_field or "fname", *_BOX, "class", *([] if split else ["test"])]
     missing = [name for name in wanted if name not in records[0]]
     if missing:
-        raise CorruptRecordError(path, "annotations", f"has no field {missing[0]!r}: is this the file with labels?")
+        raise CorruptRecordError(path, "annotations", f"has no field {missing[0]!r}: give the file with labels")
     for number, record in enumerate(records):
         numbers = [_number(record[name]) for name in wanted[1:]]
         name = record[wanted[0]]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+import polars as pl
 
 from data_prep.common.errors import ConfigError
 from data_prep.common.tables import read_table
@@ -48,20 +50,33 @@ def read(files: RawFiles, asked: Asked) -> Listing:
     found = Collector()
     folder = path.parent.resolve()
     strip = files.find_strip(table["image"].to_list(), folder)
-    for number, row in enumerate(table.iter_rows(named=True)):
+    for number, line, row in table_rows(table):
         image, reason = files.locate(row["image"], folder, strip)
         reason = reason or _fault(row, name, kind, given)
-        box = parse_box(row, corners) if corners and any(row[column] for column in corners) else None
-        if not reason and box is None and corners and any(row[column] for column in corners):
+        boxed = any(row[column] for column in corners)
+        box = parse_box(row, corners) if boxed else None
+        if not reason and boxed and box is None:
             reason = f"{', '.join(corners)} are no four numbers"
         if reason:
-            found.reject(path.name, number, reason, ",".join(map(str, row.values())))
+            found.reject(path.name, number, reason, ",".join(row.values()), line)
             continue
         split = split_of(row["split"]) if given["split"] else ""
         camera = normalise(row["camera"]) if given["camera"] and kind == IDENTITIES else ""
         group = normalise(row["group"]) if given["group"] else ""
-        found.add(Item(image, normalise(row[name]), split, camera, box, group), path.name, number)
+        found.add(Item(image, normalise(row[name]), split, camera, box, group), path.name, number, line)
     return Listing(kind, tuple(found.items), lists=(path,), rejects=tuple(found.rejects))
+
+
+def table_rows(table: pl.DataFrame) -> Iterator[tuple[int, str, dict[str, str]]]:
+    """Number (from 0), place in the file, and cells of each row; blank rows are passed over.
+
+    The place is a line as editors count them: from 1, the header too, and a cell may hold several.
+    """
+    line = 2
+    for number, row in enumerate(table.iter_rows(named=True)):
+        if any(row.values()):
+            yield number, f"line {line}", row
+        line += 1 + sum(cell.count("\n") for cell in row.values())
 
 
 def _only_table(files: RawFiles) -> Path:

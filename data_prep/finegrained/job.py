@@ -41,7 +41,13 @@ from data_prep.finegrained.records import (
     order_classes,
 )
 from data_prep.finegrained.splitting import Split, SplitRule, divide_classes, divide_identities
-from data_prep.finegrained.telling import check_classes, check_identities, tell_duplicates, tell_pictures
+from data_prep.finegrained.telling import (
+    check_classes,
+    check_identities,
+    tell_duplicates,
+    tell_pictures,
+    tell_unboxed,
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ READERS = {
     "market1501": Reader(market1501.read),
     "msmt17": Reader(msmt17.read, frozenset({"version", "train_on_valid"})),
     "veri776": Reader(veri776.read),
-    "folder": Reader(folder.read, frozenset({"kind", "identity_pattern", "camera_pattern"})),
+    "folder": Reader(folder.read, frozenset({"kind", "identity_pattern", "camera_pattern", "class_level"})),
     "csv": Reader(csv_table.read, frozenset({"kind", "table"})),
 }
 _CHOICES = {
@@ -88,6 +94,7 @@ class Options:
     train_on_valid: bool
     identity_pattern: str
     camera_pattern: str
+    class_level: int
     ignore_camera: bool
     crop: str
     margin: float
@@ -95,7 +102,7 @@ class Options:
     ratios: Sequence[float] | None
     valid_share: float | None
     valid_identities: int | None
-    queries: int
+    queries: int | None
     seed: int
     duplicates: str
     copy_images: bool
@@ -108,10 +115,10 @@ class Options:
             ConfigError: naming the option.
         """
         if self.dataset not in READERS:
-            raise ConfigError(f"dataset {self.dataset!r}: there are {', '.join(READERS)}")
+            raise ConfigError(f"dataset {self.dataset!r}: there are {', '.join(READERS)}; choose one")
         for each in fields(Asked):
             if getattr(self, each.name) != each.default and each.name not in READERS[self.dataset].accepts:
-                raise ConfigError(f"{each.name}: is no option of {self.dataset}")
+                raise ConfigError(f"{each.name}: is no option of {self.dataset}; leave it out")
         for name, possible in _CHOICES.items():
             if getattr(self, name) not in possible:
                 raise ConfigError(f"{name} {getattr(self, name)!r}: choose {', '.join(possible)}")
@@ -177,7 +184,8 @@ def _check_listing(listing: Listing, options: Options, where: str) -> None:
     """Refuse options that do not go with the kind, and names that would be mixed up."""
     if not listing.items:
         first = listing.rejects[0] if listing.rejects else None
-        why = f": {first.source}: record {first.record}: {first.reason}" if first else ""
+        place = first.field or f"record {first.record}" if first else ""
+        why = f": {first.source}: {place}: {first.reason}" if first else ""
         raise PrepError(f"{where}: no picture can be used of {len(listing.rejects):,} listed{why}")
     twice = next((name for name in listing.classes if listing.classes.count(name) > 1), None)
     if twice is not None:
@@ -198,6 +206,8 @@ def _prepare(run: Run, listing: Listing, options: Options, root: Path, where: st
     write_atomic(rejects, to_parquet(table))
     for line in listing.remarks:
         say(line)
+    if options.crop == "box":
+        tell_unboxed(listing.items)
     tell_rejects(looked.rejects)
     tell_pictures(looked.counts)
     total = looked.counts["listed"]
@@ -206,6 +216,8 @@ def _prepare(run: Run, listing: Listing, options: Options, root: Path, where: st
         raise PrepError(f"{where}: no picture is left of {total:,}; the first: {looked.rejects[0].reason}")
     divide = divide_classes if listing.kind == CLASSES else divide_identities
     split = divide(looked.frame, options.split_rule, where)
+    for line in split.remarks:
+        say(line)
     frame = looked.frame.with_columns(
         split=pl.Series(split.splits, dtype=pl.String), role=pl.Series(split.roles, dtype=pl.String)
     )

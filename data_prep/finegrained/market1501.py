@@ -48,7 +48,8 @@ def read(files: RawFiles, asked: Asked) -> Listing:
     if missing:
         there = ", ".join(folder for folder, pictures in held.items() if pictures) or "none of them"
         raise DatasetNotFoundError(
-            f"{files.root}: no picture in a folder {missing[0]}; Market-1501 has {', '.join(FOLDERS)}, found {there}"
+            f"{files.root}: no picture in a folder {missing[0]}; Market-1501 has {', '.join(FOLDERS)}, found {there}; "
+            "give the folder that holds all of them as raw"
         )
     for folder, split in FOLDERS.items():
         for number, path in enumerate(held[folder]):

@@ -42,7 +42,7 @@ def read(files: RawFiles, asked: Asked) -> Listing:
     if left_out:
         remarks.append(
             f"the {left_out:,} pictures of list_val.txt are left out, as is common: they are of training identities; "
-            "--train-on-valid true takes them for training"
+            "--train_on_valid true takes them for training"
         )
     if differing:
         remarks.append(f"{differing:,} file names say another identity than the list, which is believed")
@@ -67,14 +67,16 @@ def _find_version(files: RawFiles, asked: str) -> tuple[str, tuple[str, str]]:
         DatasetNotFoundError: none is there.
     """
     if asked and asked.upper() not in VERSIONS:
-        raise ConfigError(f"version {asked!r}: MSMT17 has {', '.join(VERSIONS)}")
+        raise ConfigError(f"version {asked!r}: MSMT17 has {', '.join(VERSIONS)}; give one of them")
     there = [name for name, (train, test) in VERSIONS.items() if files.in_folder(train) or files.in_folder(test)]
     if len(there) > 1 and not asked:
         raise ConfigError(f"{files.root}: holds pictures of V1 and of V2; choose with --version")
     version = asked.upper() or (there[0] if there else "")
     if version not in there:
-        wanted = " or ".join(" and ".join(folders) for folders in VERSIONS.values())
-        raise DatasetNotFoundError(f"{files.root}: no pictures of MSMT17 {version}; its folders are {wanted}")
+        wanted = " or ".join(f"{' and '.join(VERSIONS[name])} ({name})" for name in VERSIONS if version in ("", name))
+        raise DatasetNotFoundError(
+            f"{files.root}: no pictures of MSMT17 in {wanted}; give the folder that holds these as raw"
+        )
     return version, VERSIONS[version]
 
 

@@ -17,9 +17,9 @@ from data_prep.common.raw import check_raw
 from data_prep.common.rejects import check_rejects, to_frame
 from data_prep.common.run import Run, Settings, describe_source, identify, is_large, open_run
 from data_prep.common.tables import read_table
-from data_prep.common.telling import say, tell_rejects
+from data_prep.common.telling import few, say, tell_rejects
 from data_prep.finegrained.card import write_index
-from data_prep.finegrained.csv_table import box_columns, parse_box
+from data_prep.finegrained.csv_table import box_columns, parse_box, table_rows
 from data_prep.finegrained.engine import PAYLOAD, TOOLS, find_finished, look_at_pictures
 from data_prep.finegrained.find import RawFiles
 from data_prep.finegrained.images import ImageRules
@@ -80,13 +80,16 @@ def _find_boxes(files: RawFiles) -> tuple[dict[str, Box], list[Path]]:
             continue
         used.append(path)
         strip = files.find_strip(table["image"].to_list(), path.parent)
-        for number, row in enumerate(table.iter_rows(named=True)):
+        for _, line, row in table_rows(table):
+            if not any(row[name] for name in columns):  # without a box, which is told
+                continue
             image, reason = files.locate(row["image"], path.parent, strip)
             box = parse_box(row, columns)
             if reason or box is None:
                 reason = reason or f"{', '.join(columns)} are no four numbers"
-                raise PrepError(f"{path}: row {number}: {row['image']!r}: {reason}; mend the table")
-            found[image] = box
+                raise PrepError(f"{path}: {line}: {row['image']!r}: {reason}; mend the table")
+            if found.setdefault(image, box) != box:
+                raise PrepError(f"{path}: {line}: {row['image']!r} has another box before; leave one of them")
     return found, used
 
 
@@ -138,6 +141,7 @@ def _apply(
 
 
 def _tell(listing: Listing, saved: dict[str, Any]) -> None:
+    _tell_roles(listing)
     if saved["crop"] == "box":
         missing = sum(item.box is None for item in listing.items)
         if missing:
@@ -147,3 +151,22 @@ def _tell(listing: Listing, saved: dict[str, Any]) -> None:
             )
     if listing.trim:
         say(f"the lowest {listing.trim} pixels of each picture are cut off, as they were of the training pictures")
+
+
+def _tell_roles(listing: Listing) -> None:
+    """Say which pictures have no part in the search, where folders say for which and in which others to search."""
+    roles = Counter(item.split for item in listing.items)
+    found = [name for name in (QUERY, GALLERY) if roles[name]]
+    beside = [item.path for item in listing.items if not item.split]
+    if len(found) == 1:
+        missing = GALLERY if found == [QUERY] else QUERY
+        say(
+            f"warning: there are pictures in a folder {found[0]}, and none in a folder {missing}: every picture is "
+            f"searched for among all others; for a search in a gallery give {QUERY} and {GALLERY} together"
+        )
+    elif found and beside:
+        say(
+            f"warning: {len(beside):,} of {len(listing.items):,} pictures are in neither of the folders {QUERY} and "
+            f"{GALLERY} that hold the others: they are not searched for and cannot be found ({few(beside)}); move them "
+            "into one of both, or prepare them by themselves"
+        )

@@ -29,6 +29,7 @@ def prepare(
     train_on_valid: bool = False,
     identity_pattern: str = "",
     camera_pattern: str = "",
+    class_level: int = 0,
     ignore_camera: bool = False,
     crop: Literal["none", "box"] = "none",
     margin: float = 0.0,
@@ -36,7 +37,7 @@ def prepare(
     ratios: tuple[float, float, float] | None = None,
     valid_share: float | None = None,
     valid_identities: int | None = None,
-    queries: int = 1,
+    queries: int | None = None,
     seed: int = 0,
     duplicates: Literal["auto", "report", "drop", "refuse"] = "auto",
     copy_images: bool = False,
@@ -67,6 +68,9 @@ def prepare(
         train_on_valid: aircraft: train on trainval, as in publications; msmt17: train on the validation list, too.
         identity_pattern: folder: regular expression whose bracket finds the identity in a path, as in '(\d+)_c'.
         camera_pattern: folder: regular expression whose bracket finds the camera in a path, as in '_c(\d+)'.
+        class_level: folder: of folders in folders, as train/audi/a3/1.jpg, which one is the class or identity, counted
+            from the outermost (1) below those of splits; by default the one that holds the pictures, or the outermost
+            if pictures lie unequally deep or, of identities, folders of one name come again (cameras, sessions).
         ignore_camera: identities: pictures of one camera count as matches, too; so it is anyhow where cameras are not
             known, or no identity is seen by two.
         crop: box cuts to the object, where the data set gives its box.
@@ -77,8 +81,9 @@ def prepare(
         valid_share: classes: share of the training pictures of each class that become the validation split where the
             data have a test split only; 0.1; published results are of 0.
         valid_identities: identities: so many training identities are held out for validation, as queries and gallery;
-            a tenth; published results are of 0.
-        queries: identities: queries of each identity and camera, where the data do not say which they are.
+            a tenth, but of up to 100 a fifth up to 10; published results are of 0.
+        queries: identities: queries of each identity and camera, where the data do not say which they are; 1, and in
+            the validation half of the pictures of each identity where cameras play no part.
         seed: of what is drawn.
         duplicates: of pictures that are in two splits: auto (drop from the earlier split where the border was drawn
             here, else report), report, drop, or refuse.
@@ -109,6 +114,7 @@ def prepare(
         train_on_valid=train_on_valid,
         identity_pattern=identity_pattern,
         camera_pattern=camera_pattern,
+        class_level=class_level,
         ignore_camera=ignore_camera,
         crop=crop,
         margin=margin,

@@ -59,6 +59,7 @@ class Asked:
         train_on_valid: aircraft, msmt17: train on the validation list, too.
         identity_pattern: folder: regular expression whose bracket finds the identity in a path.
         camera_pattern: folder: regular expression whose bracket finds the camera in a path.
+        class_level: folder: which of the folders around a picture names its class or identity, from 1; 0: see `folder`.
     """
 
     kind: str = "auto"
@@ -68,6 +69,7 @@ class Asked:
     train_on_valid: bool = False
     identity_pattern: str = ""
     camera_pattern: str = ""
+    class_level: int = 0
 
 
 @dataclass(frozen=True)
@@ -124,18 +126,18 @@ class Collector:
             record: its number, from 0.
             reason: what is wrong.
             shown: what the record says.
-            name: of the field that is at fault.
+            name: of the field that is at fault, or of the place where the record stands.
         """
-        place = name or (f"line {record + 1}" if self.lines else "")
-        self.rejects.append(Reject(source, record, place, reason, excerpt(shown)))
+        self.rejects.append(Reject(source, record, self._place(record, name), reason, excerpt(shown)))
 
-    def add(self, item: Item, source: str, record: int) -> None:
+    def add(self, item: Item, source: str, record: int, name: str = "") -> None:
         """Take a picture.
 
         Args:
             item: the picture.
             source: name of the list that has it.
             record: its number there, from 0.
+            name: of its place there, if it is not the line of this number.
 
         Raises:
             LeakError: it is in another split, too.
@@ -145,12 +147,16 @@ class Collector:
             self.items.append(item)
         elif before.split != item.split:
             raise LeakError(
-                f"{source}: record {record}: {item.path} is in {item.split or 'no split'} and in "
+                f"{source}: {self._place(record, name) or f'record {record}'}: {item.path} is in "
+                f"{item.split or 'no split'} and in "
                 f"{before.split or 'no split'}, too; mend the lists"
             )
         else:
             other = "" if before.label == item.label else f", with the label {before.label!r}"
-            self.reject(source, record, f"the picture is listed before{other}", item.path)
+            self.reject(source, record, f"the picture is listed before{other}", item.path, name)
+
+    def _place(self, record: int, name: str) -> str:
+        return name or (f"line {record + 1}" if self.lines else "")
 
 
 def normalise(text: str) -> str:

@@ -45,7 +45,7 @@ class Seen:
         }
 
 
-def draw_roles(seen: Seen, names: Sequence[str], queries: int, seed: int) -> list[str]:
+def draw_roles(seen: Seen, names: Sequence[str], queries: int | None, seed: int) -> list[str]:
     """Choose queries: of each identity some pictures of each camera, as in Market-1501; the others are the gallery.
 
     A picture is a query only if pictures of its identity stay in the gallery for this query and those before. Without
@@ -54,7 +54,7 @@ def draw_roles(seen: Seen, names: Sequence[str], queries: int, seed: int) -> lis
     Args:
         seen: the pictures.
         names: of the pictures; the choice depends on them and on the seed, not on their order.
-        queries: of each identity and camera.
+        queries: of each identity and camera; None: half of the pictures of each identity and camera.
         seed: another seed gives another choice.
     """
     roles = [GALLERY] * len(names)
@@ -67,9 +67,10 @@ def draw_roles(seen: Seen, names: Sequence[str], queries: int, seed: int) -> lis
         cameras = ["" if seen.ignore_camera else seen.cameras[row] for row in rows]
         left = {camera: cameras.count(camera) for camera in cameras}
         taken: dict[str, int] = dict.fromkeys(cameras, 0)
+        most = {camera: max(count // 2, 1) if queries is None else queries for camera, count in left.items()}
         for row in sorted(rows, key=lambda row: (lots[row], names[row])):
             camera = "" if seen.ignore_camera else seen.cameras[row]
-            if taken[camera] >= queries:
+            if taken[camera] >= most[camera]:
                 continue
             left[camera] -= 1
             asking = [other for other, count in taken.items() if count] + [camera]

@@ -19,6 +19,7 @@ from data_prep.finegrained.roles import Seen, draw_roles
 RATIOS = (0.8, 0.1, 0.1)  # of the pictures of each class
 IDENTITY_RATIOS = (0.5, 0.0, 0.5)  # of identities, as in the usual benchmarks
 VALID_SHARE = 0.1
+FEW_IDENTITIES = 10  # a tenth of which is too little to validate on
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,10 @@ class SplitRule:
         ratios: shares of train, valid, test where the data have no split: of the pictures of each class, or of
             identities.
         valid_share: classes: share of the training pictures that become the validation split; None: 0.1.
-        valid_identities: identities: so many training identities are held out for validation; None: a tenth.
-        queries: of each identity and camera, where the data do not say which pictures are queries.
+        valid_identities: identities: so many training identities are held out for validation; None: see
+            `held_out_of`.
+        queries: of each identity and camera, where the data do not say which pictures are queries; None: 1, and of
+            identities of the validation half of their pictures where cameras play no part.
         ignore_camera: pictures of one camera match, too.
         seed: of what is drawn.
     """
@@ -38,7 +41,7 @@ class SplitRule:
     ratios: Sequence[float] | None = None
     valid_share: float | None = None
     valid_identities: int | None = None
-    queries: int = 1
+    queries: int | None = None
     ignore_camera: bool = False
     seed: int = 0
 
@@ -54,7 +57,7 @@ class SplitRule:
             raise ConfigError(f"valid_share {self.valid_share}: give a share from 0 up to, not including, 1")
         if self.valid_identities is not None and self.valid_identities < 0:
             raise ConfigError(f"valid_identities {self.valid_identities}: give 0 or more")
-        if self.queries < 1:
+        if self.queries is not None and self.queries < 1:
             raise ConfigError(f"queries {self.queries}: give at least 1")
 
 
@@ -68,6 +71,7 @@ class Split:
         entry: the `split_rule` entry of `dataset.json`.
         drawn: borders that were drawn here.
         ignore_camera: whether pictures of one camera match; why, or empty.
+        remarks: lines to be told.
     """
 
     splits: tuple[str, ...]
@@ -75,6 +79,7 @@ class Split:
     entry: dict[str, Any]
     drawn: tuple[Border, ...]
     ignore_camera: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 def divide_classes(frame: pl.DataFrame, rule: SplitRule, where: str) -> Split:
@@ -155,20 +160,30 @@ def divide_identities(frame: pl.DataFrame, rule: SplitRule, where: str) -> Split
     refuse_shared("identity", identities, known, names, "picture", where)
     seen = Seen(identities, frame["camera"].to_list(), bool(why))
     drawn: tuple[Border, ...] = () if any(given) else BORDERS
+    remarks: tuple[str, ...] = ()
     if "valid" in splits:
         if rule.valid_identities is not None:
             raise ConfigError("valid_identities: the data, or the ratios, give a validation split already")
     else:
         held = _hold_out(seen, splits, rule, where)
+        remarks = _tell_held(held, identities, splits, rule)
         splits = ["valid" if name in held else side for name, side in zip(identities, splits, strict=True)]
         entry["valid_identities_of_train"] = len(held)
         drawn = drawn or ((("train", "valid"),) if held else ())
-    chosen = draw_roles(seen, names, rule.queries, rule.seed)
-    roles = [role or ("" if side == "train" else mine) for role, side, mine in zip(roles, splits, chosen, strict=True)]
-    entry |= {"queries": "given" if QUERY in given else "drawn", "queries_per_identity_and_camera": rule.queries}
+    queries = rule.queries or 1
+    chosen = {"train": [""] * len(names), "test": draw_roles(seen, names, queries, rule.seed)}
+    # with cameras, each of them asks; without, one query of an identity would leave little to measure by
+    halved = rule.queries is None and seen.ignore_camera
+    chosen["valid"] = draw_roles(seen, names, None, rule.seed) if halved else chosen["test"]
+    roles = [role or chosen[side][row] for row, (role, side) in enumerate(zip(roles, splits, strict=True))]
+    entry |= {"queries": "given" if QUERY in given else "drawn", "queries_per_identity_and_camera": queries}
+    if "valid" in splits:
+        drawn_of = f"{queries} of each identity and camera"
+        entry["valid_queries"] = "half of the pictures of each identity" if halved else drawn_of
     if not why and QUERY in given and not seen.with_match(roles):
         why = "no query has a picture of its identity in another camera"
-    return Split(tuple(splits), tuple(roles), {**entry, "seed": rule.seed, "open_set": True}, drawn, why)
+    entry |= {"seed": rule.seed, "open_set": True}
+    return Split(tuple(splits), tuple(roles), entry, drawn, why, remarks)
 
 
 def _ignore_why(frame: pl.DataFrame, rule: SplitRule) -> str:
@@ -209,13 +224,41 @@ def _draw_identities(
     return splits, [""] * len(splits), {"kind": "drawn", "ratios": list(ratios)}
 
 
+def held_out_of(trained: int, usable: int) -> int:
+    """How many identities are held out for validation where nobody says: a tenth, but of few a fifth, up to ten.
+
+    Among one identity, every picture is a match; of fewer than five, more would be lost to training than is gained.
+
+    Args:
+        trained: training identities.
+        usable: those of them that can be found again.
+    """
+    wanted = max(trained // 10, min(FEW_IDENTITIES, trained // 5))
+    wanted = min(max(wanted, 2), usable) if wanted else 0
+    return wanted if wanted > 1 else 0
+
+
+def _tell_held(held: set[str], identities: Sequence[str], splits: Sequence[str], rule: SplitRule) -> tuple[str, ...]:
+    """What is to be told of the identities that are held out."""
+    train = len({identity for identity, side in zip(identities, splits, strict=True) if side == "train"})
+    if held:
+        return (
+            f"{len(held):,} of {train:,} training identities are held out for validation; published results are of "
+            "--valid_identities 0",
+        )
+    if train and rule.valid_identities is None:
+        return (
+            f"none of {train:,} training identities is held out for validation, as too few could be found again; "
+            "--valid_identities holds some out",
+        )
+    return ()
+
+
 def _hold_out(seen: Seen, splits: Sequence[str], rule: SplitRule, where: str) -> set[str]:
     """Training identities that are kept for validation."""
     train = {identity for identity, side in zip(seen.identities, splits, strict=True) if side == "train"}
-    wanted = rule.valid_identities if rule.valid_identities is not None else len(train) // 10
     usable = sorted(train & seen.usable())
-    if rule.valid_identities is None:
-        wanted = min(wanted, len(usable))
+    wanted = rule.valid_identities if rule.valid_identities is not None else held_out_of(len(train), len(usable))
     if wanted > len(usable) or (wanted and wanted >= len(train)):
         how = "pictures" if seen.ignore_camera else "cameras"
         raise ConfigError(

@@ -12,8 +12,11 @@ from data_prep.common.image_duplicates import tell
 from data_prep.common.splits import SPLITS
 from data_prep.common.telling import few, say
 from data_prep.finegrained.card import FEW
-from data_prep.finegrained.records import DISTRACTOR, JUNK
+from data_prep.finegrained.records import DISTRACTOR, GALLERY, JUNK, QUERY, Item
 from data_prep.finegrained.splitting import Split
+
+_FEW_IDENTITIES, _FEW_QUERIES = 4, 20  # fewer than so many are hardly a validation
+_OWN_CAMERA = 0.9  # cameras for each picture of an identity, above which they are numbers of pictures
 
 
 def check_classes(counts: Mapping[str, Mapping[str, int]], where: str) -> None:
@@ -29,7 +32,9 @@ def check_classes(counts: Mapping[str, Mapping[str, int]], where: str) -> None:
     trained = [name for name, count in counts.items() if count["train"]]
     if len(trained) < 2:
         shown = f"of the class {trained[0]!r}" if trained else "left out"
-        raise LabelError(f"{where}: all training pictures are {shown}; nothing can be learned from them")
+        raise LabelError(
+            f"{where}: all training pictures are {shown}; nothing can be learned from them; give several classes"
+        )
     totals = [_total(count) for count in counts.values()]
     say(
         f"{len(counts):,} classes of {min(totals):,} to {max(totals):,} pictures; "
@@ -68,7 +73,9 @@ def check_identities(frame: pl.DataFrame, counts: Mapping[str, Any], split: Spli
     """
     identities = counts["identities"]
     if identities["train"] == 1:
-        raise LabelError(f"{where}: only one identity is left in training; nothing can be learned from it")
+        raise LabelError(
+            f"{where}: only one identity is left in training; nothing can be learned from it; give several"
+        )
     said = ", ".join(f"{name} {identities[name]:,}" for name in SPLITS)
     say(f"identities: {said}; pictures: {', '.join(f'{name} {count:,}' for name, count in counts['images'].items())}")
     if not identities["train"]:
@@ -92,12 +99,40 @@ def check_identities(frame: pl.DataFrame, counts: Mapping[str, Any], split: Spli
     for name, count in counts["queries_without_match"].items():
         if count:
             say(f"warning: {count:,} queries of {name} have no match in the gallery: the scorer passes over them")
+    _warn_measured(frame, counts, ignore_camera=bool(split.ignore_camera))
     queries = counts["images"].get("test_query", 0)
     if identities["test"] and counts["queries_without_match"]["test"] == queries:
         raise LabelError(
             f"{where}: no query of the test has a match in the gallery "
             f"({identities['test']:,} identities, {queries:,} queries, {len(counts['cameras']):,} cameras); give "
-            "identities with pictures of two cameras, or --ignore-camera true"
+            "identities with pictures of two cameras, or --ignore_camera true"
+        )
+
+
+def _warn_measured(frame: pl.DataFrame, counts: Mapping[str, Any], *, ignore_camera: bool) -> None:
+    """Warn of queries and galleries that measure little: hardly any of them, or cameras that are none."""
+    images, identities = counts["images"], counts["identities"]
+    sides = {split: (images.get(f"{split}_{QUERY}", 0), images.get(f"{split}_{GALLERY}", 0)) for split in SPLITS}
+    queries = sides["valid"][0]
+    if identities["valid"] and (identities["valid"] < _FEW_IDENTITIES or queries < _FEW_QUERIES):
+        say(
+            f"warning: validation has {identities['valid']:,} identities and {queries:,} queries: its scores soon are "
+            "1 and then tell no epoch from another; --valid_identities and --queries give it more"
+        )
+    for split, (asked, searched) in sides.items():
+        if asked > searched:
+            say(
+                f"warning: {split} has {asked:,} queries and only {searched:,} pictures of the same identities in the "
+                "gallery, so that scores are of few matches; see --queries, and the cameras"
+            )
+    each = frame.filter((pl.col("extra") == "") & (pl.col("camera") >= 0)).group_by("identity", "split")
+    found = each.agg(pl.len(), pl.col("camera").n_unique().alias("cameras")).filter(pl.col("len") > 2)
+    pictures, cameras = int(found["len"].sum()), int(found["cameras"].sum())
+    if not ignore_camera and cameras > _OWN_CAMERA * pictures:
+        say(
+            "warning: nearly every picture of an identity has a camera of its own (on average "
+            f"{cameras / len(found):.1f} cameras for {pictures / len(found):.1f} pictures): if what is taken for the "
+            "camera is the number of the picture, leave camera_pattern, or the column camera, out"
         )
 
 
@@ -108,6 +143,13 @@ def _warn_identities(frame: pl.DataFrame, what: str, fault: pl.Expr) -> None:
     if names:
         by_split = [f"{split} {count:,}" for split in SPLITS if (count := int((found["split"] == split).sum()))]
         say(f"warning: {len(names):,} identities {what} ({', '.join(by_split)}: {few(names)})")
+
+
+def tell_unboxed(items: Sequence[Item]) -> None:
+    """Say which pictures are taken whole though others are cropped to their boxes."""
+    names = [item.path for item in items if item.box is None]
+    if names:
+        say(f"warning: {len(names):,} pictures have no box and are taken whole ({few(names)}); give their boxes, too")
 
 
 def tell_pictures(counts: Mapping[str, Any]) -> None:

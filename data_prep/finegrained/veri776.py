@@ -33,16 +33,18 @@ def read(files: RawFiles, asked: Asked) -> Listing:
     missing = [f"image_{side}" for side, pictures in held.items() if not pictures]
     if missing:
         raise DatasetNotFoundError(
-            f"{files.root}: no picture in a folder {missing[0]}; VeRi has image_train, image_query, image_test"
+            f"{files.root}: no picture in a folder {missing[0]}; VeRi has image_train, image_query, image_test; give "
+            "the folder that holds all of them as raw"
         )
     labels_files = files.all_named("train_label.xml", "test_label.xml")
     labels = {name: label for path in labels_files for name, label in read_labels(path).items()}
     lists = {side: path for side in SIDES if (path := files.find_any(f"name_{side}.txt")) is not None}
     found = Collector(lines=bool(lists))
+    listed = set[str]()
     for side in SIDES:
-        _collect(side, held[side], lists.get(side), labels, files, found)
+        listed |= _collect(side, held[side], lists.get(side), labels, files, found)
     index_files, remarks = _check_index(files, lists)
-    unlisted = sum(map(len, held.values())) - len(found.items)
+    unlisted = len(set().union(*held.values()) - listed)
     return Listing(
         IDENTITIES,
         tuple(found.items),
@@ -62,11 +64,14 @@ def _collect(
     labels: Mapping[str, tuple[str, str]],
     files: RawFiles,
     found: Collector,
-) -> None:
+) -> set[str]:
+    """Take the pictures of a side; those that are named, usable or not."""
+    listed = set()
     source = path.name if path is not None else f"image_{side}"
     names = read_lines(path) if path is not None else list(enumerate(held))
     for number, name in names:
         image, reason = files.locate(f"image_{side}/{name}") if path is not None else (name, "")
+        listed.add(image)
         name = PurePosixPath(name).name
         match = _NAME.fullmatch(name)
         if match is None:
@@ -78,6 +83,7 @@ def _collect(
             found.reject(source, number, reason, name)
         else:
             found.add(Item(image, match[1], SIDES[side], camera=str(int(match[2]))), source, number)
+    return listed
 
 
 def read_labels(path: Path) -> dict[str, tuple[str, str]]:

@@ -35,3 +35,18 @@ def rows(card: dict[str, Any]) -> dict[str, int]:
 
 def regions(frame: pl.DataFrame) -> set[tuple[int, ...]]:
     return set(frame.select("left", "top", "right", "bottom").rows())
+
+
+def check_open_set(out: Path, card: dict) -> pl.DataFrame:
+    """Identities are on one side; codes of training count from 0; queries and gallery have their roles."""
+    table = index(out)
+    own = table.filter(pl.col("extra") == "")
+    assert own.group_by("identity").agg(pl.col("split").n_unique())["split"].max() == 1
+    train = table.filter(pl.col("split") == "train")
+    assert card["identities"] == sorted(set(train["identity"]))
+    assert [card["identities"][code] for code in train["label"]] == train["identity"].to_list()
+    assert set(train["role"]) == {""}
+    rest = table.filter(pl.col("split") != "train")
+    assert set(rest["role"]) <= {"query", "gallery"}
+    assert rest["label"].filter(rest["extra"] == "").min() >= len(card["identities"])
+    return table

@@ -48,11 +48,18 @@ def test_boxes_come_from_a_table_and_their_absence_is_told(tmp_path, capsys):
     assert regions(index(tmp_path / "out", "predict")) == {(8, 9, 32, 21), (0, 0, *make.SIZE)}
     assert "warning: 1 pictures have no box" in capsys.readouterr().err
     (tmp_path / "new/boxes.csv").write_text("image,left,top,right,bottom\n7.png,10,10,30,20\n")
-    with pytest.raises(PrepError, match=r"boxes\.csv: row 0: '7\.png': the image file is not there"):
+    with pytest.raises(PrepError, match=r"boxes\.csv: line 2: '7\.png': the image file is not there"):
         apply(tmp_path / "prepared", tmp_path / "new", tmp_path / "again", **OPTIONS)
+    text = "image,left,top,right,bottom\n1.png,,,,\n\n0.png,10,10,30,20\n0.png,10,10,30,21\n"
+    (tmp_path / "new/boxes.csv").write_text(text)
+    with pytest.raises(PrepError, match=r"boxes\.csv: line 5: '0\.png' has another box before"):
+        apply(tmp_path / "prepared", tmp_path / "new", tmp_path / "again", **OPTIONS)
+    (tmp_path / "new/boxes.csv").write_text(text.rsplit("0.png", 1)[0])
+    apply(tmp_path / "prepared", tmp_path / "new", tmp_path / "again", **OPTIONS)
+    assert regions(index(tmp_path / "again", "predict")) == {(8, 9, 32, 21), (0, 0, *make.SIZE)}
 
 
-def test_folders_give_the_roles_of_identities(tmp_path):
+def test_folders_give_the_roles_of_identities(tmp_path, capsys):
     run("folder", make.write_people(tmp_path / "raw"), tmp_path / "prepared", kind="identities")
     for number, folder in enumerate(("query", "gallery", "gallery/more", "elsewhere")):
         make.picture(tmp_path / "new" / folder / f"{number}.png", number)
@@ -65,6 +72,23 @@ def test_folders_give_the_roles_of_identities(tmp_path):
         "elsewhere/3.png": "",
     }
     assert card["evaluation"]["ignore_camera"] and card["counts"]["roles"] == {"": 1, "gallery": 2, "query": 1}
+    told = capsys.readouterr().err
+    assert "1 of 4 pictures are in neither of the folders query and gallery" in told and "(elsewhere/3.png)" in told
+    assert "searched for among all others" not in told
+
+
+def test_queries_without_a_gallery_are_told(tmp_path, capsys):
+    run("folder", make.write_people(tmp_path / "raw"), tmp_path / "prepared", kind="identities")
+    for number, folder in enumerate(("query", "elsewhere")):
+        make.picture(tmp_path / "new" / folder / f"{number}.png", number)
+    capsys.readouterr()
+    apply(tmp_path / "prepared", tmp_path / "new", tmp_path / "out", **OPTIONS)
+    told = capsys.readouterr().err
+    assert "none in a folder gallery: every picture is searched for among all others" in told
+    assert "in neither of" not in told
+    (tmp_path / "new/query").rename(tmp_path / "new/more")
+    apply(tmp_path / "prepared", tmp_path / "new", tmp_path / "all", **OPTIONS)
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_unusable_pictures(tmp_path):

@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
+from PIL import Image
 
 from data_prep.common.errors import (
     CorruptRecordError,
@@ -28,8 +29,9 @@ class TestCUB:
         assert card["classes"] == list(make.CLASSES) and card["kind"] == "classes"
         table = index(tmp_path / "out")
         assert regions(table) == {(0, 0, *make.SIZE)} and not table["stored"].any()
-        for name, code in table.select("name", "label").iter_rows():
+        for name, code, split in table.select("name", "label", "split").iter_rows():
             assert make.CLASSES[code] in name and (Path(card["image_root"]) / name).is_file()
+            assert (split == "train") == (int(Path(name).stem[-4:]) % 2 == 0)
 
     def test_boxes_with_margin(self, tmp_path):
         raw = make.write_cub(tmp_path / "raw")
@@ -40,6 +42,19 @@ class TestCUB:
             (0, top, 34, bottom) for top, bottom in ((1, 21), (0, 23), (0, 24))
         }
         assert card["preparation"]["margin"] == 0.5
+
+    def test_pictures_with_boxes_are_not_turned_unless_asked(self, tmp_path):
+        raw = make.write_cub(tmp_path / "raw")
+        turned = Image.fromarray(make.pixels(1))
+        exif = turned.getexif()
+        exif[0x0112] = 6
+        name = f"{make.CLASSES[0]}/{make.CLASSES[0][4:]}_0000.jpg"
+        turned.save(raw / "CUB_200_2011/images" / name, exif=exif, quality=95)
+        card = run("cub", raw, tmp_path / "out")
+        assert regions(index(tmp_path / "out")) == {(0, 0, *make.SIZE)} and not index(tmp_path / "out")["stored"].any()
+        assert card["counts"]["remarks"] == {"EXIF orientation 6 is ignored: the data set has boxes": 1}
+        run("cub", raw, tmp_path / "asked", exif="apply")
+        assert (0, 0, *make.SIZE[::-1]) in regions(index(tmp_path / "asked"))
 
     def test_validation_pictures_are_spared_class_by_class(self, tmp_path):
         card = run("cub", make.write_cub(tmp_path / "raw", per_class=12), tmp_path / "out", valid_share=0.34)
@@ -94,8 +109,9 @@ class TestCars:
         assert rows(card)["test"] == 9 and rows(card)["train"] + rows(card)["valid"] == 9
         # MATLAB counts from 1 and includes the last pixel
         assert regions(index(tmp_path / "out")) == {(4, 6, 30, bottom) for bottom in (20, 21, 22)}
-        for name, code in index(tmp_path / "out").select("name", "label").iter_rows():
+        for name, code, split in index(tmp_path / "out").select("name", "label", "split").iter_rows():
             assert (int(Path(name).stem) - 1) % 3 == code
+            assert (split == "test") == bool(int(Path(name).stem) % 2)
 
     def test_devkit(self, tmp_path):
         card = run("cars", make.write_cars_devkit(tmp_path / "raw"), tmp_path / "out", valid_share=0.0)
@@ -183,5 +199,7 @@ class TestAircraft:
         raw = make.write_aircraft(tmp_path / "raw")
         path = raw / "fgvc-aircraft-2013b/data/images_variant_test.txt"
         path.write_text(path.read_text() + "1000000 707-320\n")
-        with pytest.raises(LeakError, match=r"record 6: .*1000000\.jpg is in test and in train, too"):
+        with pytest.raises(
+            LeakError, match=r"images_variant_test\.txt: line 7: .*1000000\.jpg is in test and in train, too"
+        ):
             run("aircraft", raw, tmp_path / "out")

@@ -13,27 +13,11 @@ from data_prep.common.errors import (
     ConfigError,
     CorruptRecordError,
     DatasetNotFoundError,
-    LabelError,
     LeakError,
     RejectsExceededError,
 )
 from tests.data.finegrained import make
-from tests.data_prep.finegrained.helpers import index, rejects, rows, run
-
-
-def check_open_set(out: Path, card: dict) -> pl.DataFrame:
-    """Identities are on one side; codes of training count from 0; queries and gallery have their roles."""
-    table = index(out)
-    own = table.filter(pl.col("extra") == "")
-    assert own.group_by("identity").agg(pl.col("split").n_unique())["split"].max() == 1
-    train = table.filter(pl.col("split") == "train")
-    assert card["identities"] == sorted(set(train["identity"]))
-    assert [card["identities"][code] for code in train["label"]] == train["identity"].to_list()
-    assert set(train["role"]) == {""}
-    rest = table.filter(pl.col("split") != "train")
-    assert set(rest["role"]) <= {"query", "gallery"}
-    assert rest["label"].filter(rest["extra"] == "").min() >= len(card["identities"])
-    return table
+from tests.data_prep.finegrained.helpers import check_open_set, index, rejects, rows, run
 
 
 class TestMarket:
@@ -47,7 +31,7 @@ class TestMarket:
         assert test.filter(pl.col("extra") == "junk")["label"].to_list() == [-1]
         background = test.filter(pl.col("extra") == "distractor")
         assert background["label"].n_unique() == 1 and set(background["role"]) == {"gallery"}
-        assert background["label"][0] not in set(test.filter(pl.col("extra") == "")["label"])
+        assert background["label"][0] not in set(table.filter(pl.col("extra") == "")["label"])
         assert "neither right nor wrong" in card["evaluation"]["junk"] and not card["evaluation"]["ignore_camera"]
         assert "always wrong" in card["evaluation"]["distractor"]
         for name, camera in table.select("name", "camera").iter_rows():
@@ -81,6 +65,7 @@ class TestMarket:
         top = raw / "Market-1501-v15.09.15"
         make.picture(top / "query/IMG_0001.jpg", 1)
         make.picture(top / "bounding_box_train/-1_c1s1_000001_00.jpg", 2)
+        make.picture(top / "query/0000_c1s1_000001_00.jpg", 4)
         make.picture(top / "gt_bbox/0001_c1s1_000001_00.jpg", 3)
         with pytest.raises(RejectsExceededError, match="more than max_rejects"):
             run("market1501", raw, tmp_path / "out")
@@ -88,6 +73,7 @@ class TestMarket:
         assert {reason for *_, reason in rejects(tmp_path / "out")} == {
             "the name is not as 0002_c1s1_000451_03.jpg",
             "identity -1 outside of the gallery",
+            "identity 0000 outside of the gallery",
         }
         assert card["counts"]["pictures_in_other_folders"] == 1
 
@@ -113,10 +99,24 @@ class TestMSMT17:
         assert len(card["counts"]["lists_sha256"]) == 64
         assert rows(card) == {"train": 12, "valid": 0, "test": 12} and card["counts"]["val_list_left_out"] == 4
         assert card["identities"] == [f"train-{number:04d}" for number in range(4)]
+        assert card["cameras"] == ["1", "2"]
+        for name, camera in index(tmp_path / "out").select("name", "camera").iter_rows():
+            assert Path(name).name.split("_")[2] == f"{camera + 1:02d}"
         told = capsys.readouterr().err
         assert f"MSMT17 {version}: its results" in told and "the 4 pictures of list_val.txt are left out" in told
         whole = run("msmt17", tmp_path / "raw", tmp_path / "whole", valid_identities=0, train_on_valid=True)
         assert rows(whole)["train"] == 16
+
+    def test_missing_pictures_are_told_with_their_folders(self, tmp_path):
+        raw = make.write_msmt17(tmp_path / "raw")
+        with pytest.raises(
+            DatasetNotFoundError, match=r"no pictures of MSMT17 in mask_train_v2 and mask_test_v2 \(V2\);"
+        ):
+            run("msmt17", raw, tmp_path / "out", version="V2")
+        for folder in ("train", "test"):
+            (raw / "MSMT17_V1" / folder).rename(raw / "MSMT17_V1" / f"old_{folder}")
+        with pytest.raises(DatasetNotFoundError, match=r"no pictures of MSMT17 in train and test \(V1\) or mask_train"):
+            run("msmt17", raw, tmp_path / "out")
 
     def test_both_versions_must_be_chosen_from(self, tmp_path):
         raw = make.write_msmt17(tmp_path / "raw")
@@ -156,7 +156,8 @@ class TestVeRi:
         path.write_bytes(
             path.read_bytes().replace(b'vehicleID="0001" cameraID="c002"', b'vehicleID="0009" cameraID="c002"')
         )
-        run("veri776", raw, tmp_path / "out", max_rejects=0.5)
+        card = run("veri776", raw, tmp_path / "out", max_rejects=0.5)
+        assert card["rejects"]["count"] == 2 and card["counts"]["pictures_not_listed"] == 0
         assert {reason for *_, reason in rejects(tmp_path / "out")} == {
             "the labels say vehicle 0009, camera 2, the name says otherwise"
         }
@@ -189,83 +190,6 @@ class TestVeRi:
         card = run("veri776", raw, tmp_path / "out", max_rejects=0.5)
         assert rejects(tmp_path / "out") == [("name_train.txt", 0, "the image file is not there")]
         assert card["counts"]["pictures_not_listed"] == 1
-
-
-class TestFolder:
-    def test_drawn_split_with_cameras_of_names(self, tmp_path):
-        raw = make.write_people(tmp_path / "raw", identities=10)
-        card = run("folder", raw, tmp_path / "out", camera_pattern=r"cam(\d+)_", valid_identities=1)
-        check_open_set(tmp_path / "out", card)
-        assert card["counts"]["identities"] == {"train": 4, "valid": 1, "test": 5}
-        assert card["counts"]["images"] == {
-            "test_gallery": 10,
-            "test_query": 10,
-            "train": 16,
-            "valid_gallery": 2,
-            "valid_query": 2,
-        }
-        assert card["split_rule"]["open_set"] and card["split_rule"]["queries"] == "drawn"
-
-    def test_without_cameras_the_scorer_is_told_to_ignore_them(self, tmp_path, capsys):
-        raw = make.write_people(tmp_path / "raw")
-        card = run("folder", raw, tmp_path / "out", kind="identities")
-        assert card["evaluation"]["ignore_camera"] and card["evaluation"]["why"] == "the cameras are not known"
-        assert set(index(tmp_path / "out")["camera"]) == {-1} and card["cameras"] == []
-        assert "cameras are ignored in the test (the cameras are not known)" in capsys.readouterr().err
-
-    def test_one_camera_for_all_is_told_with_the_reason(self, tmp_path):
-        raw = make.write_people(tmp_path / "raw", cameras=1, count=4)
-        card = run("folder", raw, tmp_path / "out", camera_pattern=r"cam(\d+)_")
-        assert card["evaluation"]["why"] == "no identity is seen by two cameras (1 in all)"
-        assert card["counts"]["queries_without_match"]["test"] == 0
-
-    def test_identities_of_one_camera_are_told_with_counts(self, tmp_path, capsys):
-        raw = make.write_people(tmp_path / "raw", identities=4)
-        for number in range(2):
-            make.picture(raw / "alone" / f"cam1_{number}.png", 900 + number)
-        make.picture(raw / "once" / "cam2_0.png", 950)
-        card = run("folder", raw, tmp_path / "out", camera_pattern=r"cam(\d+)_")
-        assert card["counts"]["identities_with_one_camera"] == 2 and card["counts"]["identities_with_one_image"] == 1
-        told = capsys.readouterr().err
-        assert "2 identities seen by one camera only: their queries would have no match" in told
-        assert "1 identities with one picture" in told
-        queries = index(tmp_path / "out").filter(pl.col("role") == "query")
-        assert not set(queries["identity"]) & {"alone", "once"}
-
-    def test_train_query_gallery_folders(self, tmp_path):
-        seed = 0
-        for split, people in (("train", "ab"), ("query", "cd"), ("gallery", "cd")):
-            for person in people:
-                for number in range(2):
-                    seed += 1
-                    make.picture(tmp_path / "raw" / split / person / f"{number}.png", seed)
-        card = run("folder", tmp_path / "raw", tmp_path / "out", kind="identities")
-        assert card["counts"]["images"] == {"test_gallery": 4, "test_query": 4, "train": 4}
-        with pytest.raises(ConfigError, match="has queries or a gallery: identities, not classes"):
-            run("folder", tmp_path / "raw", tmp_path / "other")
-        (tmp_path / "raw/gallery").rename(tmp_path / "gone")
-        with pytest.raises(ConfigError, match="no picture is left in the gallery"):
-            run("folder", tmp_path / "raw", tmp_path / "other", kind="identities")
-
-    def test_patterns_on_flat_folders(self, tmp_path):
-        for person in range(4):
-            for camera in "AB":
-                make.picture(tmp_path / "raw" / f"{person:03d}-{camera}.png", 10 * person + ord(camera))
-        make.picture(tmp_path / "raw" / "notes.png", 1)
-        options = {"identity_pattern": r"(\d{3})-", "camera_pattern": "-([A-Z])", "max_rejects": 0.5}
-        card = run("folder", tmp_path / "raw", tmp_path / "out", **options)
-        assert card["cameras"] == ["A", "B"] and rows(card) == {"train": 4, "valid": 0, "test": 4}
-        assert rejects(tmp_path / "out") == [("(folder)", 8, "identity_pattern finds nothing in the path")]
-
-    def test_nobody_can_be_found(self, tmp_path):
-        raw = tmp_path / "raw"
-        for split, people in (("train", "ab"), ("test", "cd")):
-            for at, person in enumerate(people):
-                make.picture(raw / split / person / "0.png", 100 * at + ord(person))
-        with pytest.raises(
-            LabelError, match=r"no query of the test has a match .* \(2 identities, 0 queries, 0 cameras\)"
-        ):
-            run("folder", raw, tmp_path / "out", kind="identities")
 
 
 class TestTable:

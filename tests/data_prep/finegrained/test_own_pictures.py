@@ -40,6 +40,39 @@ class TestFolder:
         assert rows(card) == {"train": 6, "valid": 6, "test": 6} and card["classes"] == ["a", "b"]
         assert "folder birds/birds is around all pictures" in capsys.readouterr().err
 
+    def test_folders_in_folders(self, tmp_path, capsys):
+        raw = make.write_folder(tmp_path / "raw", ("audi/a3", "audi/a4", "bmw/x1"), 10)
+        assert run("folder", raw, tmp_path / "out")["classes"] == ["a3", "a4", "x1"]
+        told = capsys.readouterr().err
+        assert "pictures lie 2 folders deep: the folder that holds them is the class, as 'x1' of bmw/x1" in told
+        assert "(3 classes); --class_level 1 makes 2 classes" in told
+        assert run("folder", raw, tmp_path / "makes", class_level=1)["classes"] == ["audi", "bmw"]
+        assert "folders deep" not in capsys.readouterr().err
+        # one name in two folders is of two classes
+        for number in range(10):
+            make.picture(raw / "bmw/a3" / f"{number}.png", 8000 + number)
+        card = run("folder", raw, tmp_path / "again")
+        assert card["classes"] == ["audi/a3", "audi/a4", "bmw/a3", "bmw/x1"]
+        with pytest.raises(ConfigError, match=r"class_level 3: is in 2 folders only; move it, or give --class_level 2"):
+            run("folder", raw, tmp_path / "none", class_level=3)
+
+    def test_folders_in_folders_below_splits(self, tmp_path):
+        raw = make.write_folder(tmp_path / "raw", ("train/audi/a3", "train/bmw/x1", "test/audi/a3", "test/bmw/x1"), 3)
+        card = run("folder", raw, tmp_path / "out", valid_share=0.0)
+        assert card["classes"] == ["a3", "x1"] and rows(card) == {"train": 6, "valid": 0, "test": 6}
+
+    def test_unequally_deep_folders_are_told(self, tmp_path, capsys):
+        raw = make.write_folder(tmp_path / "raw", ("robin", "robin/nest", "wren"), 10)
+        card = run("folder", raw, tmp_path / "out")
+        assert card["classes"] == ["robin", "wren"] and sum(rows(card).values()) == 30
+        told = capsys.readouterr().err
+        assert "pictures lie 1 to 2 folders deep: the outermost folder is the class, as 'robin' of robin/nest" in told
+
+    def test_splits_inside_of_classes_are_refused(self, tmp_path):
+        raw = make.write_folder(tmp_path / "raw", ("a/train", "a/test", "b/train", "b/test"), 3)
+        with pytest.raises(ConfigError, match="split test is inside of a; put splits outside, as in test/a"):
+            run("folder", raw, tmp_path / "out")
+
     def test_one_line_errors(self, tmp_path):
         raw = make.write_folder(tmp_path / "raw", ("a", "b"), 3)
         make.picture(raw / "loose.png", 1)
@@ -172,6 +205,26 @@ class TestTable:
             (15, "the record has no usable file name"),
         ]
 
+    def test_rejects_name_the_line_of_the_table(self, tmp_path, capsys):
+        text = 'image,label,note\na/000.png,a,"two\nlines"\n\na/099.png,a,\n'
+        text += "".join(f"{name}/{at:03d}.png,{name},\n" for name in "ab" for at in range(5))
+        raw = self.table(tmp_path, text)
+        run("csv", raw, tmp_path / "out", max_rejects=0.5)
+        found = pl.read_parquet(tmp_path / "out/rejects.parquet").select("source", "record", "field", "reason")
+        assert found.rows() == [
+            ("labels.csv", 2, "line 5", "the image file is not there"),
+            ("labels.csv", 3, "line 6", "the picture is listed before"),
+        ]
+        assert "line 5: the image file is not there (a/099.png,a,)" in capsys.readouterr().err
+
+    def test_pictures_without_a_box_are_told(self, tmp_path, capsys):
+        text = "image,label,x,y,width,height\n" + "".join(
+            f"{name}/{at:03d}.png,{name},{'2,3,20,30' if at else ',,,'}\n" for name in "ab" for at in range(5)
+        )
+        run("csv", self.table(tmp_path, text), tmp_path / "out", crop="box")
+        assert regions(index(tmp_path / "out")) == {(2, 3, 22, 33), (0, 0, *make.SIZE)}
+        assert "2 pictures have no box and are taken whole (a/000.png, b/000.png)" in capsys.readouterr().err
+
     def test_paths_of_another_machine(self, tmp_path):
         text = ["image,label", *(f"D:\\\\birds\\\\{name}\\\\{at:03d}.png,{name}" for name in "ab" for at in range(5))]
         raw = self.table(tmp_path, "\n".join(text).replace("\\\\", "\\"))
@@ -218,6 +271,12 @@ def test_options_that_do_not_go_together(tmp_path):
     raw = make.write_folder(tmp_path / "raw", ("a", "b"), 4)
     wrong = {
         "level: is no option of folder": {"level": "family"},
+        "class_level -1: give 1": {"class_level": -1},
+        "class_level: goes without identity_pattern": {
+            "class_level": 1,
+            "identity_pattern": "(x)",
+            "kind": "identities",
+        },
         "margin: goes with --crop box": {"margin": 0.1},
         "crop: the data have no boxes": {"crop": "box"},
         "valid_identities: goes with identities": {"valid_identities": 2},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_prep.common.errors import CorruptRecordError, PrepError
+from data_prep.common.fingerprints import CORRELATION, find_close_hashes, find_near, perceptual_hash
 from data_prep.finegrained.images import ImageRules, Shot, find_region, look_at_block
 from data_prep.finegrained.roles import Seen, draw_roles
-from data_prep.finegrained.splitting import SplitRule, divide_identities
+from data_prep.finegrained.splitting import SplitRule, divide_identities, held_out_of
 from data_prep.finegrained.veri776 import read_labels
 from tests.data.finegrained import make
 from tests.data_prep.finegrained.helpers import rejects, run
@@ -129,7 +131,7 @@ PICTURES = st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from("123"))
 
 
 @settings(max_examples=200, deadline=None)
-@given(pictures=PICTURES, ignore=st.booleans(), queries=st.integers(1, 3), seed=st.integers(0, 5))
+@given(pictures=PICTURES, ignore=st.booleans(), queries=st.none() | st.integers(1, 3), seed=st.integers(0, 5))
 def test_drawn_queries_have_a_match_and_are_no_more_than_asked_for(pictures, ignore, queries, seed):
     names = [f"{at:02d}" for at in range(len(pictures))]
     seen = Seen([name for name, _ in pictures], [camera for _, camera in pictures], ignore)
@@ -140,7 +142,10 @@ def test_drawn_queries_have_a_match_and_are_no_more_than_asked_for(pictures, ign
     for row in asked:
         key = (pictures[row][0], "" if ignore else pictures[row][1])
         counts[key] = counts.get(key, 0) + 1
-    assert all(count <= queries for count in counts.values())
+    held = Counter((name, "" if ignore else camera) for name, camera in pictures)
+    assert all(count <= (max(held[key] // 2, 1) if queries is None else queries) for key, count in counts.items())
+    if queries is None and ignore:
+        assert counts == {key: count // 2 for key, count in held.items() if count > 1}
     # whoever can be found is asked for
     assert {pictures[row][0] for row in asked} == seen.usable()
     order = np.random.default_rng(seed).permutation(len(pictures))
@@ -166,6 +171,37 @@ def test_identities_are_never_on_two_sides(pictures, ratios, seed):
         sides.setdefault(name, set()).add(side)
         assert (role == "") == (side == "train")
     assert all(len(found) == 1 for found in sides.values())
+
+
+@given(trained=st.integers(0, 2000), scarce=st.integers(0, 2000))
+def test_held_out_identities_are_enough_and_never_more_than_half(trained, scarce):
+    held = held_out_of(trained, trained)
+    assert held != 1 and 2 * held <= trained
+    assert held == trained // 10 if trained >= 100 else held <= 10
+    assert held >= min(10, trained // 5)
+    assert held_out_of(trained, min(scarce, trained)) <= min(held, scarce)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32), grain=st.integers(1, 6), noise=st.floats(0, 10))
+def test_near_duplicates_are_all_close_pairs_whose_ranks_agree(seed, grain, noise):
+    rng = np.random.default_rng(seed)
+    smooth = [make.pixels(at, (32, 32))[..., 0].astype(float) for at in range(grain + 24)]
+    kinds = [
+        smooth[at] + rng.uniform(0, 0.2) * (smooth[grain + n] - 128)
+        for n, at in enumerate(rng.integers(grain, size=24))
+    ]
+    small = np.stack([np.clip(kind + rng.normal(0, noise, kind.shape), 0, 255).astype(np.uint8) for kind in kinds])
+    hashes = np.array([perceptual_hash(one) for one in small], dtype=np.uint64)
+    wanted = []
+    for first, second in find_close_hashes(hashes).tolist():
+        ranks = [pl.Series(small[at].reshape(-1)).rank().to_numpy() for at in (first, second)]
+        correlation = np.corrcoef(ranks)[0, 1]
+        if abs(correlation - CORRELATION) > 1e-5:
+            wanted += [(first, second)] * bool(correlation > CORRELATION)
+    near = find_near(hashes, lambda rows: small[rows])
+    assert set(wanted) <= set(zip(near.first.tolist(), near.second.tolist(), strict=True))
+    assert (near.correlation >= CORRELATION).all()
 
 
 def test_hostile_names_stay_inside_the_raw_folder(tmp_path):
