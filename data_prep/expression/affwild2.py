@@ -22,7 +22,8 @@ from data_prep.common.errors import ConfigError, DatasetNotFoundError
 from data_prep.common.files import translate_os_errors
 from data_prep.common.hashing import hash_numbers, hash_strings
 from data_prep.common.rejects import Reject, excerpt
-from data_prep.expression.records import BLANK, ROWS, Asked, Listing, few, find_named
+from data_prep.common.telling import few
+from data_prep.expression.records import BLANK, ROWS, Asked, Listing, find_named
 from data_prep.expression.taxonomy import expression
 
 CLASSES = ("neutral", "anger", "disgust", "fear", "happiness", "sadness", "surprise", "other")  # of the codes 0, 1, ...
@@ -76,6 +77,10 @@ def read(raw: Sequence[Path], asked: Asked) -> Listing:
     files = [path for path in find_named(raw, r".*\.txt") if path.parent.name.lower() in SETS]
     if not files:
         raise DatasetNotFoundError(f"{raw[0]}: no annotations as in EXPR_Recognition_Challenge/Train_Set/VIDEO.txt")
+    video, most = Counter(path.stem for path in files).most_common(1)[0]
+    if most > 1:
+        one, other = [path for path in files if path.stem == video][:2]
+        raise ConfigError(f"{other}: video {video!r} has annotations in {one}, too; give one set of EXPR alone")
     folders = _find_folders(raw, {path.stem for path in files})
     drawn = Drawn(asked.per_video, asked.per_video_label, asked.seed)
     counts: Counter[str] = Counter()
@@ -93,7 +98,7 @@ def read(raw: Sequence[Path], asked: Asked) -> Listing:
     if not any(map(len, tables)):
         raise DatasetNotFoundError(
             f"{raw[0]}: no folder of frames such as cropped_aligned/{files[0].stem}/00001.jpg has labels "
-            f"({few(path.stem for path in files)})"
+            f"({few([path.stem for path in files])})"
         )
     notes = {"videos": len(tables), **dict(sorted(counts.items()))}
     return Listing(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import polars as pl
 
 from data_prep.common.errors import ConfigError, DatasetNotFoundError, ManifestError, PrepError, RejectsExceededError
@@ -19,15 +19,16 @@ from data_prep.common.names import unique_names
 from data_prep.common.raw import check_raw, walk
 from data_prep.common.rejects import EXCERPT, Reject, check_rejects, to_frame
 from data_prep.common.run import Run, Settings, describe_source, find_finished, identify, is_large, open_run
+from data_prep.common.telling import say
 from data_prep.common.video import SUFFIXES as VIDEOS
-from data_prep.expression.card import to_parquet, write_payload
+from data_prep.expression.card import common_side, to_parquet, write_payload
 from data_prep.expression.encode import BLOCK_FILES, Rules, encode_block, encode_video
-from data_prep.expression.engine import PAYLOAD, TOOLS, gather, say
+from data_prep.expression.engine import PAYLOAD, TOOLS, gather
 from data_prep.expression.faces import FaceRules, open_detector
-from data_prep.expression.records import to_rows
+from data_prep.expression.records import refuse_archives, to_rows
 
 PREDICT = "predict"
-_LONGEST = 3.0  # seconds that may be missing at the end of a video before it is told
+_ROUNDED = 2  # frames that a container may promise more than it holds, as it rounds its length
 
 
 class Found(NamedTuple):
@@ -86,6 +87,7 @@ def apply(
         raise ConfigError(f"max_rejects {max_rejects}, every {every}: give a share from 0 to 1, and 1 or more frames")
     paths = tuple(raw) if isinstance(raw, list) else (raw,)
     check_raw(paths, out)
+    refuse_archives(paths)
     rules = read_rules(preparation, manifest)
     found = _find(paths)
     files = [*found.images, *found.videos]
@@ -146,9 +148,9 @@ def _apply(
     ]
     blocks = run.stage("read", tasks)
     frame, rejects = _name(found, gather(blocks), len(starts))
-    of_videos, videos = _describe_videos(found, blocks[len(starts) :])
+    of_videos, cut, videos = _describe_videos(found, blocks[len(starts) :])
     counted = [reject for reject in rejects if not reject.field.startswith("frame ")] + of_videos
-    table = to_frame([*rejects, *of_videos])
+    table = to_frame([*rejects, *of_videos, *cut])
     path = run.scratch / "rejects.parquet"
     write_atomic(path, to_parquet(table))
     _check(to_frame(counted), len(found.images) + len(found.videos), max_rejects, path)
@@ -156,17 +158,23 @@ def _apply(
         reasons = table["reason"].unique().sort().to_list()
         first = found.images[0] if found.images else found.videos[0]
         raise PrepError(f"{first}: no face is left of {len(table):,} pictures: {reasons[0] if reasons else ''}")
+    remarks = Counter(frame["remarks"].explode().drop_nulls().to_list())
+    for remark, pictures in sorted(remarks.items()):
+        say(f"{pictures:,} pictures or frames: {remark}")
     payload = write_payload(frame, blocks, [PREDICT], run.scratch, channels=rules.channels)
     described = {
         **{"domain": "expression", "kind": "faces", "name": manifest["name"], "version": tool_version()},
         **{"command": command, "licence": manifest["licence"], "classes": manifest["classes"]},
         "sources": [describe_source(each) for each in [*found.images, *found.videos]],
-        **{"channels": payload.channels, "side": manifest["side"], "storage": manifest["storage"]},
+        **{"channels": payload.channels, "side": common_side(frame), "storage": manifest["storage"]},
         "group": {"name": manifest["group"]["name"], "kept_apart": False, "groups": frame["subject"].n_unique()},
         "split_rule": {"kind": PREDICT},
         "splits": payload.splits,
         "videos": videos,
-        "counts": {"images": len(found.images), "videos": len(videos), "faces": len(frame)},
+        "counts": {
+            **{"images": len(found.images), "videos": len(videos), "faces": len(frame)},
+            "remarks": dict(sorted(remarks.items())),
+        },
         "rejects": {"count": table.height, "share": table.height / max(table.height + len(frame), 1)},
         "preparation": manifest["preparation"],
     }
@@ -194,8 +202,10 @@ def _name(found: Found, facts: pl.DataFrame, blocks: int) -> tuple[pl.DataFrame,
     return joined.filter(pl.col("reason") == ""), rejects
 
 
-def _describe_videos(found: Found, blocks: Sequence[Done]) -> tuple[list[Reject], list[dict[str, Any]]]:
+def _describe_videos(found: Found, blocks: Sequence[Done]) -> tuple[list[Reject], list[Reject], list[dict[str, Any]]]:
+    """Videos that cannot be used, those that end early, and what is known of all that are used."""
     rejects: list[Reject] = []
+    cut: list[Reject] = []
     videos: list[dict[str, Any]] = []
     for title, done in zip(found.titles, blocks, strict=True):
         info = done.info
@@ -205,11 +215,16 @@ def _describe_videos(found: Found, blocks: Sequence[Done]) -> tuple[list[Reject]
             continue
         for number, seconds in info["broken"]:
             say(f"{title}: frame {number:,} ({seconds:.3f} s) cannot be decoded; the others are used")
-        if info["missing"] > max(1, np.ceil(_LONGEST * info["fps"])) or info["missing"] > info["said"] / 2:
-            say(f"{title}: ends early: {info['decoded']:,} of {info['said']:,} frames can be decoded")
+        if info["missing"] > _ROUNDED:
+            reason = (
+                f"the video ends early: its container promises {info['said']:,} frames, and {info['decoded']:,} came, "
+                "which are used; copy it again, unless its rate varies"
+            )
+            cut.append(Reject(title, info["said"] - info["missing"], "frames", reason, ""))
+            say(f"{title}: {reason}")
         entry = {name: info[name] for name in ("fps", "decoded", "said", "missing", "broken")}
         videos.append({"name": title, **entry})
-    return rejects, videos
+    return rejects, cut, videos
 
 
 def _check(rejects: pl.DataFrame, total: int, max_rejects: float, path: Path) -> None:

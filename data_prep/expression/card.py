@@ -162,6 +162,12 @@ def _write_index(
     return files, {"rows": len(table), "parts": parts}
 
 
+def common_side(frame: pl.DataFrame) -> int | None:
+    """Height and width of all faces in pixels; None: they have several sizes, or are no squares."""
+    sides = {int(side) for name in ("width", "height") for side in frame[name].unique()}
+    return sides.pop() if len(sides) == 1 else None
+
+
 def count_classes(frame: pl.DataFrame, classes: Sequence[str], splits: Sequence[str]) -> dict[str, dict[str, int]]:
     """Images of each class in each split: split -> class -> images."""
     found = frame.group_by("split", "label").len()

@@ -19,9 +19,10 @@ from data_prep.common.images import SUFFIXES
 from data_prep.common.names import unique_names
 from data_prep.common.raw import walk
 from data_prep.common.rejects import Reject, excerpt
-from data_prep.expression.fer2013 import label_lines
-from data_prep.expression.pixel_table import is_pixel_table, scan
+from data_prep.expression.fer2013 import find_table, label_lines
+from data_prep.expression.pixel_table import scan
 from data_prep.expression.records import Asked, Listing, to_rows
+from data_prep.expression.taxonomy import expression
 
 CLASSES = ("neutral", "anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise")  # of the codes 0, ...
 EXTENDED = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral", "contempt")  # of ckextended.csv
@@ -41,14 +42,14 @@ def read(raw: Sequence[Path], asked: Asked) -> Listing:
     """
     if asked.peak_frames < 1 or asked.neutral_frames < 0:
         raise ConfigError("peak_frames counts from 1, neutral_frames from 0")
-    files = list(walk(raw))
+    files = list(dict.fromkeys(walk(raw)))
     emotions = [path for path in files if _EMOTION.fullmatch(path.name)]
     images = [path for path in files if path.suffix.lower() in SUFFIXES]
     if emotions:
         return _from_sequences(images, emotions, asked)
-    tables = [path for path in files if path.suffix.lower() == ".csv" and is_pixel_table(path)]
-    if tables and not images:
-        return _from_table(tables[0])
+    table = find_table(raw) if not images else None
+    if table is not None:
+        return _from_table(table)
     return _from_folders(raw, images)
 
 
@@ -140,6 +141,9 @@ def _from_folders(raw: Sequence[Path], images: Sequence[Path]) -> Listing:
         match = _FRAME.match(path.stem)
         if match is None:
             rejects.append(Reject(path.name, 0, "name", "the name does not begin as S010_004_00000017 does", ""))
+            continue
+        if expression(path.parent.name) not in CLASSES:
+            rejects.append(Reject(path.name, 0, "folder", "the folder is called after no class", path.parent.name[:99]))
             continue
         place = {"subject": match[1].upper(), "source": f"{match[1].upper()}_{match[2]}"}
         rows.append({"name": name, "path": str(path), "label": path.parent.name, **place})

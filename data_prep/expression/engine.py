@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from data_prep.common.fingerprints import CORRELATION, DISTANCE, I64
 from data_prep.common.mapping import Done, Task
 from data_prep.common.rejects import EXCERPT, Reject
 from data_prep.common.run import Run
+from data_prep.common.telling import say
 from data_prep.expression.encode import BLOCK_FILES, BLOCK_ROWS, CHUNK, Rules, encode_block
 from data_prep.expression.faces import BORDER, LOOKED_AT, SMALLEST, U8
 from data_prep.expression.records import IMAGE, Listing
@@ -173,8 +173,3 @@ def describe_files(listing: Listing) -> dict[str, Any] | None:
         with translate_os_errors(Path(path)):
             entries.append((name, Path(path).stat().st_size, sha256_file(Path(path))))
     return summarise_files(entries) if entries else None
-
-
-def say(line: str) -> None:
-    """Tell the user something that is no error."""
-    sys.stderr.write("".join(mark if mark.isprintable() else "?" for mark in line) + "\n")

@@ -16,6 +16,7 @@ from data_prep.common.rejects import Reject, excerpt
 from data_prep.expression import folder
 from data_prep.expression.pixel_table import Line, PixelTable, is_pixel_table, scan
 from data_prep.expression.records import Asked, Listing, find_named, normalise_split, to_rows
+from data_prep.expression.taxonomy import expression
 
 CLASSES = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
 LICENCE = "for research (ICML 2013 challenges in representation learning); images were found on the web"
@@ -30,29 +31,41 @@ def read(raw: Sequence[Path], asked: Asked) -> Listing:
         raw: the table, or a folder with it, or folders of images by class.
         asked: has no options for this data set.
     """
+    del asked
     path = find_table(raw)
     if path is None:
-        listing = folder.read(raw, replace(asked, table=None))
-        return replace(listing, name="fer2013", classes=CLASSES, licence=LICENCE, note=NOTE)
+        return _from_folders(raw)
     table = scan(path)
     rows, rejects = label_lines(table, CLASSES, "fer2013")
-    return Listing(
-        to_rows(rows), "fer2013", (path,), LICENCE, CLASSES, tuple(rejects), note=NOTE, side=table.side, notes={}
-    )
+    return Listing(to_rows(rows), "fer2013", (path,), LICENCE, CLASSES, tuple(rejects), note=NOTE, side=table.side)
+
+
+def _from_folders(raw: Sequence[Path]) -> Listing:
+    listing = folder.from_folders(raw)
+    odd = next((label for label in listing.rows["label"] if expression(label) not in CLASSES), None)
+    if odd is not None:
+        raise DatasetNotFoundError(
+            f"{raw[0]}: neither fer2013.csv nor folders of classes alone: {odd!r} is none of {', '.join(CLASSES)}"
+        )
+    return replace(listing, name="fer2013", classes=CLASSES, licence=LICENCE, note=NOTE)
 
 
 def find_table(raw: Sequence[Path]) -> Path | None:
-    """The table with the pixels, of several the one with most rows by its name."""
-    for pattern in _FILES:
+    """The table with the pixels: that of the whole data set before `train.csv` of the challenge, then any other.
+
+    Raises:
+        DatasetNotFoundError: there are several of one kind.
+    """
+    for pattern in (*_FILES, r".*\.csv"):
         # a damaged file of the published name is read, too, so that its fault is told
-        known = pattern != _FILES[-1]
-        found = [path for path in find_named(raw, pattern) if known or is_pixel_table(path)]
+        known = pattern in _FILES[:2]
+        found = [path for path in dict.fromkeys(find_named(raw, pattern)) if known or is_pixel_table(path)]
+        if len(found) > 1:
+            shown = f"{found[0]} and {found[1]}"
+            raise DatasetNotFoundError(f"{raw[0]}: {len(found)} tables with pixels, such as {shown}; give one alone")
         if found:
             return found[0]
-    others = [path for path in find_named(raw, r".*\.csv") if is_pixel_table(path)]
-    if len(others) > 1:
-        raise DatasetNotFoundError(f"{raw[0]}: {len(others)} tables with pixels, such as {others[0].name}; name one")
-    return others[0] if others else None
+    return None
 
 
 def label_lines(table: PixelTable, classes: Sequence[str], name: str) -> tuple[list[dict[str, Any]], list[Reject]]:

@@ -1,8 +1,8 @@
 """FER+ (Barsoum et al., 2016): `fer2013new.csv` with ten votes for each image of FER2013, joined with the images.
 
 Its rows are those of `fer2013.csv`, in that order, and name files as the authors' program writes them. They are joined
-by place only with a table of as many rows whose order is seen to be the same, and by name with such files; with other
-copies of the images they cannot be joined at all.
+by place only with a table of as many rows that is seen to be in the same order (`row_order`), and by name with such
+files; with other copies of the images they cannot be joined at all.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from data_prep.common.images import SUFFIXES
 from data_prep.common.names import FileIndex
 from data_prep.common.rejects import Reject, excerpt
 from data_prep.common.tables import read_table
+from data_prep.common.telling import few
 from data_prep.expression import fer2013
 from data_prep.expression.pixel_table import scan
-from data_prep.expression.records import Asked, Listing, few, find_images, find_named, normalise_split, to_rows
+from data_prep.expression.records import Asked, Listing, find_images, find_named, normalise_split, to_rows
+from data_prep.expression.row_order import find_disorder
 from data_prep.expression.votes import CLASSES, MODES, NOT_A_FACE, UNKNOWN, decide
 
 COLUMNS = (*CLASSES, "unknown", "nf")
 LICENCE = "labels: MIT (Microsoft); images: those of FER2013"
-_AGREEMENT = 0.2  # Cohen's kappa of both labellings in a block of rows, at least; in another order it is about 0
-_BLOCK = 100  # rows; few, so that a block that is moved stands out
 
 
 class Votes(NamedTuple):
@@ -66,18 +66,22 @@ def read(raw: Sequence[Path], asked: Asked) -> Listing:
         raise DatasetNotFoundError(f"{raw[0]}: {len(found)} files fer2013new.csv; give the one of FER+")
     votes = read_votes(found[0])
     path = _find_pixels(raw)
+    remarks: list[Reject] = []
     if path is not None:
         rows, rejects, side = _by_place(votes, path)
         lists: tuple[Path, ...] = (votes.path, path)
     else:
-        rows, rejects = _by_name(votes, raw)
+        rows, rejects, remarks = _by_name(votes, raw)
         lists, side = (votes.path,), 0
     bad = [record for record in range(len(votes.names)) if votes.counts[record].min() < 0]
     rejects += [Reject(votes.path.name, record, "", "the votes are not ten whole numbers", "") for record in bad]
     rows = [row for row in rows if row["record"] not in set(bad)]
     kept, notes = _label(rows, votes, asked.votes)
     return Listing(
-        to_rows(kept), "ferplus", lists, LICENCE, CLASSES, tuple(rejects), note=fer2013.NOTE, side=side, notes=notes
+        *(to_rows(kept), "ferplus", lists, LICENCE, CLASSES, tuple(rejects), tuple(remarks)),
+        note=fer2013.NOTE,
+        side=side,
+        notes=notes,
     )
 
 
@@ -85,7 +89,7 @@ def read_votes(path: Path) -> Votes:
     """Read the table of votes.
 
     Raises:
-        CorruptRecordError: a column is missing, or its rows are not in their order.
+        CorruptRecordError: a column or a row is missing, or its rows are not in their order.
     """
     table = read_table(path)
     lacking = [name for name in ("usage", "image name", *COLUMNS) if name not in table.columns]
@@ -93,17 +97,33 @@ def read_votes(path: Path) -> Votes:
         raise CorruptRecordError(path, "header", f"has no column {lacking[0]!r}; give fer2013new.csv as it is loaded")
     counts = table.select(pl.col(name).cast(pl.Int64, strict=False).fill_null(-1) for name in COLUMNS).to_numpy()
     names = table["image name"].to_list()
-    last, before = -1, ""
+    _check_names(path, names)
+    return Votes(path, [normalise_split(text) for text in table["usage"]], names, counts)
+
+
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    """Refuse names that are out of order, or count more images than there are rows.
+
+    The number of a name goes up by one from row to row; that of an image which the authors removed is left out, or
+    goes to the next one.
+    """
+    last, place, before, gap = -1, -1, "the header", ""
     for record, name in enumerate(names):
         match = re.fullmatch(r"fer(\d{7})\.png", name)
-        if name and not match:
-            raise CorruptRecordError(path, f"row {record:,}", f"image name {name!r} is not as in fer0000000.png")
-        number = int(match[1]) if match else last + 1
+        if not match:
+            if name:
+                raise CorruptRecordError(path, f"row {record:,}", f"image name {name!r} is not as in fer0000000.png")
+            continue
+        number = int(match[1])
         if number <= last:
             why = "is there twice" if name == before else f"stands behind {before}: the rows are not in their order"
             raise CorruptRecordError(path, f"row {record:,}", f"image {name} {why}; load the file again")
-        last, before = (number, name) if match else (last, before)
-    return Votes(path, [normalise_split(text) for text in table["usage"]], names, counts)
+        lacking = number - last - (record - place)
+        if lacking > 0 and not gap:
+            gap = f"behind {before}, {lacking:,} row{'s are' if lacking > 1 else ' is'} missing before {name}"
+        last, place, before = number, record, name
+    if gap:
+        raise CorruptRecordError(path, "rows", f"{gap}; load the file again")
 
 
 def _find_pixels(raw: Sequence[Path]) -> Path | None:
@@ -137,36 +157,27 @@ def _by_place(votes: Votes, path: Path) -> tuple[list[dict[str, Any]], list[Reje
 
 
 def _check_order(votes: Votes, labels: Sequence[str], path: Path) -> None:
-    """Refuse tables whose labels have nothing to do with the votes: one of them is in another order."""
+    """Refuse tables of which one is in another order, wholly or in a few rows."""
     theirs = np.array([CLASSES.index(fer2013.CLASSES[int(text)]) if text in set("0123456") else -1 for text in labels])
-    ours = decide(np.maximum(votes.counts, 0), "majority").label
-    usable = np.flatnonzero((theirs >= 0) & (ours < UNKNOWN))
-    for block in np.array_split(usable, max(1, len(usable) // _BLOCK)):
-        kappa = _kappa(theirs[block], ours[block])
-        if kappa < _AGREEMENT:
-            raise ConfigError(
-                f"{path}: labels of rows {block[0]:,} to {block[-1]:,} agree with the votes of {votes.path.name} no "
-                f"better than by chance (kappa {kappa:.2f}): the order of the rows was changed; give the file as it is "
-                "loaded"
-            )
+    counts = np.maximum(votes.counts, 0)
+    ours = decide(counts, "argmax").label
+    ours[ours >= UNKNOWN] = -1
+    found = find_disorder(theirs, ours, decide(counts, "majority").label < UNKNOWN, len(CLASSES))
+    if found is not None:
+        fit = "those of no row near it" if found.shift is None else f"those {abs(found.shift):,} rows "
+        fit += "" if found.shift is None else "further on" if found.shift > 0 else "before"
+        raise ConfigError(
+            f"{path}: from about row {found.row:,} on, labels do not fit the votes of these rows of {votes.path.name}, "
+            f"but {fit}: the order of the rows was changed, or rows are missing; give both files as they are loaded"
+        )
 
 
-def _kappa(first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]) -> float:
-    """Cohen's kappa; 1 where there is nothing to disagree about."""
-    if not len(first):
-        return 1.0
-    share = [np.bincount(labels, minlength=len(CLASSES)) / len(labels) for labels in (first, second)]
-    chance = float(share[0] @ share[1])
-    same = float((first == second).mean())
-    return 1.0 if chance >= 1 else (same - chance) / (1 - chance)
-
-
-def _by_name(votes: Votes, raw: Sequence[Path]) -> tuple[list[dict[str, Any]], list[Reject]]:
+def _by_name(votes: Votes, raw: Sequence[Path]) -> tuple[list[dict[str, Any]], list[Reject], list[Reject]]:
     images = find_images(raw)
     index = FileIndex(images, SUFFIXES)
     named = [path for path in images if re.fullmatch(r"fer\d{7}", path.stem, re.IGNORECASE)]
     if not named:
-        has = f"{len(images):,} images with other names ({few(path.name for path in images[:4])})" if images else "none"
+        has = f"{len(images):,} images with other names ({few([path.name for path in images])})" if images else "none"
         raise ConfigError(
             f"{raw[0]}: FER+ needs fer2013.csv, or images called fer0000000.png as the authors' program writes them; "
             f"there are {has}, whose place in fer2013.csv is lost: their votes cannot be told"
@@ -181,7 +192,10 @@ def _by_name(votes: Votes, raw: Sequence[Path]) -> tuple[list[dict[str, Any]], l
         else:
             reason = "the image file is not there" if not files else f"{len(files)} files have this name"
             rejects.append(Reject(votes.path.name, record, "image name", reason, name))
-    return rows, rejects
+    known = {Path(name).stem for name in votes.names}
+    spare = [path.name for path in named if path.stem.lower() not in known]
+    remarks = [Reject(name, 0, "", f"no row of {votes.path.name} names this image", "") for name in spare]
+    return rows, rejects, remarks
 
 
 def _label(rows: Sequence[dict[str, Any]], votes: Votes, mode: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:

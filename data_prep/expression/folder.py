@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.common.errors import ConfigError, DatasetNotFoundError, LeakError
+from data_prep.common.files import translate_os_errors
 from data_prep.common.images import SUFFIXES
 from data_prep.common.names import FileIndex, name_key, unique_names
 from data_prep.common.rejects import Reject, excerpt
@@ -16,6 +17,7 @@ from data_prep.common.tables import read_table
 from data_prep.expression.records import (
     Asked,
     Listing,
+    archives_hint,
     find_images,
     find_named,
     normalise_split,
@@ -32,6 +34,7 @@ _NAMES = {
     "source": ("source", "video"),
 }
 _BOX = ("x", "y", "width", "height")
+_TABLE = r".*\.[ct]sv"
 
 
 def read(raw: Sequence[Path], asked: Asked) -> Listing:
@@ -45,14 +48,22 @@ def read(raw: Sequence[Path], asked: Asked) -> Listing:
     """
     pattern = subject_finder(asked.subject_pattern)
     if asked.table is None:
-        return Listing(to_rows(_from_folders(raw, pattern)), "folder")
+        return from_folders(raw, pattern)
     return _from_table(raw, asked.table, pattern)
 
 
-def _from_folders(raw: Sequence[Path], pattern: re.Pattern[str] | None) -> list[dict[str, Any]]:
+def from_folders(raw: Sequence[Path], pattern: re.Pattern[str] | None = None) -> Listing:
+    """List the images of folders of classes.
+
+    Args:
+        raw: folders with a folder for each class, or with `train`, `val` and `test` above these.
+        pattern: finds the subject in a file name.
+    """
     files = find_images(raw)
+    tables = _find_tables(raw)
     if not files:
-        raise DatasetNotFoundError(f"{raw[0]}: holds no image; looked for {', '.join(sorted(SUFFIXES))}")
+        looked = ", ".join(sorted(SUFFIXES))
+        raise DatasetNotFoundError(f"{raw[0]}: holds no image; looked for {looked}{archives_hint(raw)}")
     rows = []
     for path, name in zip(files, unique_names(files, raw), strict=True):
         top = next(top for top in raw if path == top or path.is_relative_to(top))
@@ -60,7 +71,6 @@ def _from_folders(raw: Sequence[Path], pattern: re.Pattern[str] | None) -> list[
         split = normalise_split(parts[0]) if parts else ""
         label = clean(parts[1 if split else 0]) if len(parts) > bool(split) else ""
         if not label:
-            tables = find_named(raw, r".*\.[ct]sv")
             hint = f"such as --table {tables[0]}" if tables else "with the columns image and label"
             raise ConfigError(
                 f"{path}: is in no folder of a class; put images into {top}/CLASS/ (or {top}/train/CLASS/), or give a "
@@ -73,7 +83,31 @@ def _from_folders(raw: Sequence[Path], pattern: re.Pattern[str] | None) -> list[
         odd = next((row["path"] for row in rows if not row["split"]), None)
         if odd is not None:
             raise ConfigError(f"{odd}: is neither in train, val nor test, as other images are; move it into one")
-    return rows
+    labels = {row["label"] for row in rows}
+    if tables and len(labels) == 1:
+        raise ConfigError(
+            f"{raw[0]}: all images are in one folder, {labels.pop()!r}, and a table of labels lies beside it: give it "
+            f"with --table {tables[0]}"
+        )
+    unread = "a table of labels lies beside the images and is not read: folders tell the class; --table takes the table"
+    inside = [path for path in tables if any(path.is_relative_to(top) for top in raw)]
+    return Listing(to_rows(rows), "folder", remarks=tuple(Reject(path.name, 0, "", unread, "") for path in inside))
+
+
+def _find_tables(raw: Sequence[Path]) -> list[Path]:
+    """Tables whose header names images and labels: below the raw folders, then beside them."""
+    found = list(find_named(raw, _TABLE))
+    for top in raw:
+        with translate_os_errors(top):
+            found += find_named(sorted(path for path in top.parent.iterdir() if path.is_file()), _TABLE)
+    return [path for path in dict.fromkeys(found) if _names_images(path)]
+
+
+def _names_images(path: Path) -> bool:
+    with translate_os_errors(path), path.open("rb") as stream:
+        head = stream.readline(1 << 12).removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
+    columns = {name.strip(' "\r\n').lower() for name in re.split(r"[,\t;]", head)}
+    return all(columns & set(_NAMES[meaning]) for meaning in ("image", "label"))
 
 
 def _from_table(raw: Sequence[Path], path: Path, pattern: re.Pattern[str] | None) -> Listing:

@@ -25,7 +25,7 @@ from data_prep.expression.encode import Rules
 from data_prep.expression.engine import IMAGE_FILES, PAYLOAD, TOOLS, describe_files
 from data_prep.expression.faces import ALIGN, NO_FACE, SEVERAL, FaceRules, find_weights, open_detector
 from data_prep.expression.publishing import Described, publish_faces
-from data_prep.expression.records import IMAGE, Asked, Listing
+from data_prep.expression.records import IMAGE, Asked, Listing, refuse_archives
 from data_prep.expression.splitting import SplitRule
 from data_prep.expression.taxonomy import NATIVE, TAXONOMIES, Classes, settle
 
@@ -171,11 +171,13 @@ def run_preparation(
     if options.detector_weights is not None:
         options = replace(options, detector_weights=find_weights(options.detector_weights))
     check_raw([*raw, *(path for path in (options.table, options.anonymise) if path is not None)], out)
+    refuse_archives(raw)
     if options.detector_weights is not None:
         open_detector(options.detector_weights, options.detector_score)
     key = read_key(options.anonymise) if options.anonymise is not None else None
     own = Asked(**{field.name: getattr(options, field.name) for field in fields(Asked)})
     listing = READERS[options.dataset].read(raw, own)
+    _refuse_equal_names(listing)
     where = str(listing.lists[0] if listing.lists else raw[0])
     listing, classes = choose_labels(listing, options.taxonomy, where)
     rules = decide_storage(listing, options)
@@ -194,6 +196,14 @@ def run_preparation(
         PAYLOAD,
         lambda run: publish_faces(run, listing, rules, described, key),
     )
+
+
+def _refuse_equal_names(listing: Listing) -> None:
+    """Refuse two images of one name: these tell images apart, in folds and in tables."""
+    twice = listing.rows.filter(pl.col("name").is_duplicated()).sort("name", maintain_order=True)
+    if len(twice):
+        name, (one, other) = twice["name"][0], twice["path"].head(2)
+        raise ConfigError(f"{other}: image {name!r} is there twice, also as {one}; give one copy of the data set alone")
 
 
 def choose_labels(listing: Listing, taxonomy: str, where: str) -> tuple[Listing, Classes]:

@@ -75,8 +75,9 @@ def prepare(
         per_video_label: aff-wild2: most training frames of a video with one label, drawn before that; 0 takes all.
         taxonomy: classes: native (the data set's own, in its own order), basic7 (neutral, anger, disgust, fear,
             happiness, sadness, surprise) or basic8 (and contempt); images with other labels are left out, counted.
-        align: none (whole pictures), center (largest square), given (box or eyes that come with the data: raf-db,
-            table) or detector; raf-db is read from its originals unless it is none.
+        align: none (whole pictures; those that are not square are stretched), center (largest square), given (box or
+            eyes that come with the data: raf-db, table) or detector; raf-db is read from its originals unless it is
+            none.
         faces: which of several faces: largest, center (nearest to the middle), score, or refuse (reject the picture).
         no_face: reject a picture without a face, or take the whole of it.
         detector_weights: file of the detector: YuNet (ONNX), or a Haar cascade (XML) where OpenCV has these.
@@ -91,7 +92,8 @@ def prepare(
         valid_share: share of the training subjects that become the validation split where the data have a test split
             only; 0.1.
         split_by: what stays on one side: subject, or image, which lets a model recognise faces.
-        folds: write split files of so many folds, too, which keep subjects apart; 10 is usual for ck+ and jaffe.
+        folds: write split files of so many folds, too, which keep subjects apart, and pictures that are duplicates of
+            each other together; 10 is usual for ck+ and jaffe.
         seed: of what is drawn.
         duplicates: of images that are in two splits: auto (drop from the earlier split where the border was drawn here,
             else report), report, drop (from the earlier split, so that what is tested stays whole), or refuse.

@@ -17,11 +17,13 @@ from data_prep.common.manifest import tool_version
 from data_prep.common.rejects import check_rejects, to_frame
 from data_prep.common.run import Run, describe_source
 from data_prep.common.splits import SPLITS
-from data_prep.expression.card import Payload, balance, count_classes, to_parquet, write_payload
+from data_prep.common.telling import few, say
+from data_prep.expression.card import Payload, balance, common_side, count_classes, to_parquet, write_payload
 from data_prep.expression.encode import Rules
-from data_prep.expression.engine import ReadFaces, read_faces, say
-from data_prep.expression.records import Listing, few
-from data_prep.expression.splitting import Split, SplitRule, divide, write_folds
+from data_prep.expression.engine import ReadFaces, read_faces
+from data_prep.expression.faces import STRETCHED
+from data_prep.expression.records import Listing
+from data_prep.expression.splitting import Folds, Split, SplitRule, divide, write_folds
 from data_prep.expression.taxonomy import Classes
 
 UNIT = "subject"
@@ -62,10 +64,11 @@ def publish_faces(run: Run, listing: Listing, rules: Rules, described: Described
     codes = {name: code for code, name in enumerate(described.classes.names)}
     frame = frame.with_columns(code=pl.col("label").replace_strict(codes, return_dtype=pl.UInt32))
     counts = count_classes(frame, described.classes.names, SPLITS)
-    _check_classes(counts, described.where)
-    folds = int(described.command["folds"])
-    payload = write_payload(frame, faces.blocks, SPLITS, run.scratch, channels=rules.channels, whole=bool(folds))
-    files = payload.files | (write_folds(frame, folds, described.rule, run.scratch) if folds else {})
+    _check_classes(counts, described)
+    count = int(described.command["folds"])
+    payload = write_payload(frame, faces.blocks, SPLITS, run.scratch, channels=rules.channels, whole=bool(count))
+    folds = write_folds(frame, found.table, count, described.rule, run.scratch) if count else Folds({}, [])
+    files = payload.files | folds.files
     for name, rows in {"duplicates.parquet": found.table, "remarks.parquet": to_frame(faces.remarks)}.items():
         write_atomic(run.scratch / name, to_parquet(rows))
         files[name] = run.scratch / name
@@ -74,7 +77,11 @@ def publish_faces(run: Run, listing: Listing, rules: Rules, described: Described
         **_describe(listing, faces, rules, described, split, frame, payload),
         "counts": {**faces.counts, "conflicting_labels_dropped": int(conflicting.sum()), "classes": counts},
         "balance": balance(counts),
-        "duplicates": {**found.summary, "near": "not looked for in videos" if listing.video else "looked for"},
+        "duplicates": {
+            **found.summary,
+            "near": "not looked for in videos" if listing.video else "looked for",
+            "folds": folds.across,  # images with an exact copy on another side of the fold
+        },
         "rejects": {"count": table.height, "share": table.height / max(total, 1)},
     }
     _tell(manifest, listing, faces, frame)
@@ -109,10 +116,19 @@ def _conflicting(frame: pl.DataFrame) -> Any:
     return ((joined["labels"] > 1) & (joined["split"] == "train")).to_numpy()
 
 
-def _check_classes(counts: Mapping[str, Mapping[str, int]], where: str) -> None:
-    present = [name for name in counts["train"] if any(counts[split][name] for split in SPLITS)]
-    if len(counts["train"]) < 2:
-        raise LabelError(f"{where}: all images are of the class {present[0]!r}; nothing can be learned from them")
+def _check_classes(counts: Mapping[str, Mapping[str, int]], described: Described) -> None:
+    """Refuse training images of one class, and tell classes that are nowhere in a split."""
+    present = [name for name, images in counts["train"].items() if images]
+    if len(present) < 2:
+        elsewhere = [name for name in counts["train"] if name not in present and any(counts[s][name] for s in SPLITS)]
+        what = f"all training images are of the class {present[0]!r}" if present else "no training image is left"
+        if elsewhere:
+            do = f"other splits have {few(elsewhere)}: mend the split, or draw another (--ratios, --seed)"
+        elif described.classes.left_out:
+            do = f"{few(list(described.classes.left_out))} lie outside the taxonomy: choose another one"
+        else:
+            do = "give a folder of each class, or a table of labels (--table)"
+        raise LabelError(f"{described.where}: {what}; nothing can be learned from that: {do}")
     for split in SPLITS:
         absent = [name for name, images in counts[split].items() if not images]
         if absent:
@@ -131,7 +147,6 @@ def _describe(
 ) -> dict[str, Any]:
     known = frame.filter("known")
     unknown = len(frame) - len(known)
-    sides = {int(side) for name in ("width", "height") for side in frame[name].unique()}
     sources = [describe_source(path) for path in listing.lists]
     return {
         "domain": "expression",
@@ -146,7 +161,7 @@ def _describe(
         "label_map": dict(sorted(described.classes.of.items())),
         "targets": bool(frame["target"].is_not_null().any()),
         "channels": payload.channels,
-        "side": sides.pop() if len(sides) == 1 else None,  # pixels; null: faces have several sizes
+        "side": common_side(frame),  # pixels; null: faces have several sizes
         "units": "pixels, from the left and the top edge of the raw picture; 8 bits for each channel, RGB",
         "storage": "packed" if rules.packed else "files",
         "splits": payload.splits,
@@ -198,8 +213,14 @@ def _tell(manifest: Mapping[str, Any], listing: Listing, faces: ReadFaces, frame
         lines.append(f"labels outside {manifest['taxonomy']}, left out: {said}")
     lines += [listing.note, tell(manifest["duplicates"])]
     if faces.remarks:
-        reasons = few({remark.reason for remark in faces.remarks})
+        reasons = few(sorted({remark.reason for remark in faces.remarks}))
         lines.append(f"{len(faces.remarks):,} remarks on records, listed in remarks.parquet: {reasons}")
+    stretched = sum(remark.reason == STRETCHED for remark in faces.remarks)
+    if stretched:
+        lines.append(
+            f"{stretched:,} pictures are not square, and stretched to squares, as they are taken whole (--align none): "
+            "--align center cuts the square in the middle, --align detector the face"
+        )
     conflicts = manifest["duplicates"]["groups_with_several_labels"]
     if conflicts:
         lines.append(

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_prep.common.errors import ConfigError, CorruptRecordError, DatasetNotFoundError
 from data_prep.common.files import translate_os_errors
@@ -37,7 +37,7 @@ def read(raw: Sequence[Path], asked: Asked) -> Listing:
         raw: the folder of the data set.
         asked: `align`.
     """
-    files = list(walk(raw))
+    files = list(dict.fromkeys(walk(raw)))
     lists = [path for path in files if re.fullmatch(_LIST, path.name, re.IGNORECASE)]
     if len(lists) > 1:
         raise ConfigError(f"{raw[0]}: {len(lists)} lists, {lists[0]} and {lists[1]}; give the folder of one data set")
@@ -45,14 +45,16 @@ def read(raw: Sequence[Path], asked: Asked) -> Listing:
     if not lists:
         return _from_folders(raw, images)
     original = asked.align != "none"
-    stems = {_stem(path, aligned=not original): path for path in sorted(images, key=_is_aligned, reverse=original)}
+    pictures = Pictures(_by_stem(images, aligned=not original), _by_stem(images, aligned=original), original)
     boxes = {path.name.lower(): path for path in files if path.suffix.lower() == ".txt"} if original else {}
-    rows, rejects = _from_list(lists[0], stems, boxes)
-    listed = {row["path"] for row in rows}
+    lines = [(record, line.split()) for record, line in enumerate(_lines(lists[0]))]
+    rows, rejects = _from_list(lists[0], [line for line in lines if line[1]], pictures, boxes)
+    listed = {_stem(words[0]) for _, words in lines if words}
     remarks = [
         Reject(path.name, 0, "", "no line of the list names this image", "")
-        for stem, path in stems.items()
-        if stem and str(path) not in listed and (_is_aligned(path) != original)
+        for stem, paths in pictures.wanted.items()
+        for path in paths
+        if stem not in listed
     ]
     notes = {"images_without_label": len(remarks), "files": "original" if original else "aligned"}
     return Listing(
@@ -62,45 +64,69 @@ def read(raw: Sequence[Path], asked: Asked) -> Listing:
     )
 
 
-def _is_aligned(path: Path) -> bool:
-    return path.stem.lower().endswith("_aligned")
+class Pictures(NamedTuple):
+    """Image files by what the list calls them.
+
+    Args:
+        wanted: of the kind that is read.
+        others: of the other kind.
+        original: whether originals are read.
+    """
+
+    wanted: dict[str, list[Path]]
+    others: dict[str, list[Path]]
+    original: bool
+
+    def fault(self, stem: str) -> str:
+        """Why an image cannot be read; empty: it can."""
+        found = self.wanted.get(stem, [])
+        if len(found) > 1:
+            return f"{len(found)} image files have this name"
+        if found:
+            return ""
+        if stem not in self.others:
+            return "the image file is not there"
+        if self.original:
+            return "the original is not there, the aligned image alone; --align none takes the aligned ones"
+        return "the aligned image is not there, the original alone; --align given cuts the faces of the originals"
 
 
-def _stem(path: Path, *, aligned: bool) -> str:
-    """What the list calls an image, without suffix; "" if it is of the other kind."""
-    stem = path.stem.lower()
-    if _is_aligned(path):
-        return stem.removesuffix("_aligned") if aligned else ""
-    return stem
+def _by_stem(images: Sequence[Path], *, aligned: bool) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for path in images:
+        stem = _stem(path.name)
+        if aligned == (stem.endswith("_aligned") or path.parent.name.lower() == "aligned"):
+            found.setdefault(stem.removesuffix("_aligned"), []).append(path)
+    return found
 
 
-def _from_list(path: Path, stems: dict[str, Path], boxes: dict[str, Path]) -> tuple[list[dict[str, Any]], list[Reject]]:
+def _stem(name: str) -> str:
+    return Path(name).stem.lower()
+
+
+def _from_list(
+    path: Path, lines: Sequence[tuple[int, Sequence[str]]], pictures: Pictures, boxes: dict[str, Path]
+) -> tuple[list[dict[str, Any]], list[Reject]]:
     rows: list[dict[str, Any]] = []
     rejects: list[Reject] = []
     seen: dict[str, str] = {}
-    for record, line in enumerate(_lines(path)):
-        words = line.split()
-        if not words:
-            continue
-        stem = Path(words[0]).stem.lower()
+    for record, words in lines:
+        stem = _stem(words[0])
         code = int(words[1]) if len(words) == 2 and words[1].isdecimal() and words[1].isascii() else 0
         split = normalise_split(stem.partition("_")[0])
-        file = stems.get(stem)
-        reason = ""
+        reason = pictures.fault(stem)
         if not 1 <= code <= len(CLASSES):
             reason = f"the label is outside 1 to {len(CLASSES)}"
         elif not split:
             reason = "the name begins neither with train nor with test"
         elif stem in seen:
             reason = f"the image is listed twice, with the labels {seen[stem]} and {words[1]}"
-        elif file is None:
-            reason = "the image file is not there"
-        if reason or file is None:
-            rejects.append(Reject(path.name, record, "", reason, excerpt(line.strip())))
+        if reason:
+            rejects.append(Reject(path.name, record, "", reason, excerpt(" ".join(words))))
             continue
         seen[stem] = words[1]
-        row = {"name": words[0], "path": str(file), "label": CLASSES[code - 1], "split": split, "record": record}
-        rows.append({**row, **_face(stem, boxes)})
+        place = {"name": words[0], "path": str(pictures.wanted[stem][0]), "split": split, "record": record}
+        rows.append({**place, "label": CLASSES[code - 1], **_face(stem, boxes)})
     if not rows:
         first = f" (first: {rejects[0].reason}: {rejects[0].excerpt})" if rejects else ""
         raise DatasetNotFoundError(f"{path}: no line names an image that is there{first}; keep Image beside EmoLabel")

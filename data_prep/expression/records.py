@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from data_prep.common.errors import ConfigError
+from data_prep.common.errors import ConfigError, DatasetNotFoundError
 from data_prep.common.images import SUFFIXES
 from data_prep.common.raw import walk
 from data_prep.common.rejects import Reject
 from data_prep.common.splits import SPLITS
 
+ARCHIVES = frozenset({".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"})
 IMAGE = -1  # `column` of an image that is a file of its own
 ROWS: dict[str, Any] = {
     "name": pl.String,  # unique
@@ -120,6 +121,23 @@ def find_named(raw: Sequence[Path], pattern: str) -> list[Path]:
     return [path for path in walk(raw) if compiled.fullmatch(path.name)]
 
 
+def refuse_archives(raw: Sequence[Path]) -> None:
+    """Refuse packed files.
+
+    Raises:
+        DatasetNotFoundError: naming the first.
+    """
+    for path in raw:
+        if path.is_file() and path.suffix.lower() in ARCHIVES:
+            raise DatasetNotFoundError(f"{path}: is a packed file; unpack it, and give the folder with what was in it")
+
+
+def archives_hint(raw: Sequence[Path]) -> str:
+    """What to do where a folder holds packed files and nothing that is looked for, or ""."""
+    packed = [path for path in walk(raw) if path.suffix.lower() in ARCHIVES]
+    return f"; unpack {packed[0]} first" if packed else ""
+
+
 def normalise_split(text: str) -> str:
     """`train`, `valid` or `test` for their usual spellings, else ""."""
     word = "".join(text.split()).casefold()
@@ -140,9 +158,3 @@ def subject_finder(pattern: str) -> re.Pattern[str] | None:
     if compiled is not None and compiled.groups != 1:
         raise ConfigError(rf"subject_pattern {pattern!r}: put the subject in one pair of brackets, as in '(.+)_\d+'")
     return compiled
-
-
-def few(names: Iterable[str], most: int = 3) -> str:
-    """The first names of many, for a message."""
-    found = sorted(names)
-    return ", ".join(found[:most]) + (f" and {len(found) - most:,} more" if len(found) > most else "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -124,35 +124,48 @@ def _keep(frame: pl.DataFrame, given: list[str], rule: SplitRule) -> Split:
     return Split(tuple(splits.tolist()), entry, (("train", "valid"),))
 
 
-def write_folds(frame: pl.DataFrame, count: int, rule: SplitRule, folder: Path) -> dict[str, Path]:
-    """Write `folds/splits_K.csv` of cross-validation: fold K is the test, the next one validates, the others train.
+class Folds(NamedTuple):
+    """Cross-validation.
 
     Args:
-        frame: images with the columns name, label, subject.
+        files: path inside the prepared directory -> file.
+        across: of each fold, images that have an exact copy on another side of it.
+    """
+
+    files: dict[str, Path]
+    across: list[int]
+
+
+def write_folds(frame: pl.DataFrame, pairs: pl.DataFrame, count: int, rule: SplitRule, folder: Path) -> Folds:
+    """Write `folds/splits_K.csv` of cross-validation: fold K is the test, the next one validates, the others train.
+
+    Images that are duplicates of each other stay on one side, as do those of one subject.
+
+    Args:
+        frame: images with the columns name, label, subject, digest.
+        pairs: duplicates, with the columns first and second; images among them that are not in `frame` join others.
         count: folds.
-        rule: what stays on one side, and the seed.
+        rule: what else stays on one side, and the seed.
         folder: where to write.
 
-    Returns:
-        Path inside the prepared directory -> file.
-
     Raises:
-        ConfigError: there are fewer subjects than folds.
+        ConfigError: there are fewer subjects than folds, or a fold stays empty.
     """
-    groups = rule.groups(frame)
+    groups = join_copies(frame["name"].to_list(), rule.groups(frame), list(pairs.select("first", "second").iter_rows()))
     found = len(set(groups))
     if found < count:
-        raise ConfigError(f"folds {count}: there are only {found} {rule.by}s")
+        raise ConfigError(f"folds {count}: there are only {found} {rule.by}s that have no copies of each other")
     parts = assign_stratified(groups, frame["label"].to_list(), [1 / count] * count, seed=rule.seed)
+    sizes = np.bincount(parts, minlength=count)
+    if not sizes.all():
+        raise ConfigError(f"folds {count}: {found} {rule.by}s leave fold {int(sizes.argmin())} empty; give fewer folds")
     names = np.array(frame["name"].to_list(), dtype=object)
-    files = {}
+    copies = frame["digest"].rank("dense").to_numpy()
+    files, across = {}, []
     for fold in range(count):
         valid = (fold + 1) % count
-        sides = {
-            "train": names[(parts != fold) & (parts != valid)],
-            "val": names[parts == valid],
-            "test": names[parts == fold],
-        }
+        places = np.where(parts == fold, 2, np.where(parts == valid, 1, 0))
+        sides = {side: names[places == place].tolist() for place, side in enumerate(("train", "val", "test"))}
         longest = max(map(len, sides.values()))
         table = pl.DataFrame(
             {side: [*members, *[None] * (longest - len(members))] for side, members in sides.items()},
@@ -161,4 +174,36 @@ def write_folds(frame: pl.DataFrame, count: int, rule: SplitRule, folder: Path) 
         path = f"folds/splits_{fold}.csv"
         files[path] = folder / path.replace("/", "-")
         table.write_csv(files[path])
-    return files
+        several = pl.col("side").n_unique().over("copies") > 1
+        across.append(pl.DataFrame({"side": places, "copies": copies}).filter(several).height)
+    return Folds(files, across)
+
+
+def join_copies(names: Sequence[str], units: Sequence[str], pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """What must stay on one side, of each image: subjects, joined where they have copies of each other's images.
+
+    Args:
+        names: of the images.
+        units: subject of each.
+        pairs: names of two images that are duplicates; of images that were left out, too.
+
+    Returns:
+        The least of the units that are joined.
+    """
+    above: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def root(node: tuple[str, str]) -> tuple[str, str]:
+        while (up := above.get(node, node)) != node:
+            above[node] = above.get(up, up)
+            node = up
+        return node
+
+    paired = {name for pair in pairs for name in pair}
+    links = [(("image", one), ("image", other)) for one, other in pairs]
+    links += [(("image", name), ("unit", unit)) for name, unit in zip(names, units, strict=True) if name in paired]
+    for one, other in links:
+        above[root(one)] = root(other)
+    least: dict[tuple[str, str], str] = {}
+    for unit in sorted(set(units)):
+        least.setdefault(root(("unit", unit)), unit)
+    return [least[root(("unit", unit))] for unit in units]

@@ -96,7 +96,7 @@ def test_broken_videos_and_pictures_are_told(
     card = apply(prepared, tmp_path / "new", tmp_path / "out", max_rejects=0.5, **QUIET)
     assert len(card["videos"]) == 1 and 0 < card["videos"][0]["decoded"] < 20
     said = capsys.readouterr().err
-    assert "text.mp4: the video cannot be opened" in said and "cut.avi: ends early" in said
+    assert "text.mp4: the video cannot be opened" in said and "cut.avi: the video ends early" in said
 
 
 def test_another_detector_or_none(tmp_path: Path, prepared: Path) -> None:
@@ -130,3 +130,39 @@ def test_what_cannot_be_applied(tmp_path: Path, prepared: Path) -> None:
         apply(tmp_path / "other", tmp_path / "raw", tmp_path / "out", **QUIET)
     with pytest.raises(ConfigError, match="every 0"):
         apply(prepared, tmp_path / "raw", tmp_path / "out", every=0, **QUIET)
+
+
+def test_frames_that_a_container_promises_and_that_do_not_come(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("jaffe", make_jaffe(tmp_path / "raw"), tmp_path / "prepared", ratios=(0.6, 0.2, 0.2))
+    path = write_video(tmp_path / "new" / "cut.avi")
+    write_video(tmp_path / "new" / "whole.avi")
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.7)])
+    card = apply(tmp_path / "prepared", tmp_path / "new", tmp_path / "out", **QUIET)
+    came = card["videos"][0]["decoded"]
+    assert 10 < came < 28 and index(tmp_path / "out", "predict").filter(pl.col("source") == "cut.avi").height == came
+    told = f"the video ends early: its container promises 30 frames, and {came} came, which are used"
+    (row,) = pl.read_parquet(tmp_path / "out" / "rejects.parquet").to_dicts()
+    assert (row["source"], row["record"], row["field"]) == ("cut.avi", came, "frames")
+    assert row["reason"].startswith(told) and f"cut.avi: {told}" in capsys.readouterr().err
+
+
+def test_pictures_that_are_no_squares_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(12):
+        save(tmp_path / "raw" / ("happy", "sad")[number % 2] / f"{number}.png", face(number, 40, 3)[: 40 - number // 6])
+    card = run("folder", tmp_path / "raw", tmp_path / "prepared", ratios=(1, 0, 0))
+    told = "6 pictures are not square, and stretched to squares, as they are taken whole (--align none): --align center"
+    assert told in capsys.readouterr().err and sum(card["counts"]["remarks"].values()) == 6
+    card = apply(tmp_path / "prepared", tmp_path / "raw", tmp_path / "out", **QUIET)
+    reason = "not square, taken whole: stretched to a square"
+    assert card["counts"]["remarks"] == {reason: 6} and f"6 pictures or frames: {reason}" in capsys.readouterr().err
+    assert card["side"] is None
+    card = run("folder", tmp_path / "raw", tmp_path / "square", ratios=(1, 0, 0), align="center")
+    assert card["counts"]["remarks"] == {} and card["preparation"]["align"] == "center"
+
+
+def test_packed_files_are_to_be_unpacked(tmp_path: Path, prepared: Path) -> None:
+    (tmp_path / "faces.zip").write_bytes(b"PK")
+    with pytest.raises(DatasetNotFoundError, match=r"faces\.zip: is a packed file; unpack it"):
+        apply(prepared, tmp_path / "faces.zip", tmp_path / "out", **QUIET)

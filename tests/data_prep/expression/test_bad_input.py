@@ -206,7 +206,10 @@ class TestFERPlus:
             "missing": (rows[:9] + rows[10:], "419 rows, and fer2013new.csv has 420"),
             "splits": (rows[::-1], "row 0 is of 'PrivateTest', and of another split"),
             # within one split, only the labels tell
-            "moved": (rows[1:140] + rows[:1] + rows[140:], "agree with the votes .* no better than by chance"),
+            "moved": (
+                rows[1:140] + rows[:1] + rows[140:],
+                "from about row 0 on, labels do not fit the votes .* but those 1 rows further on",
+            ),
         }
         for name, (given, message) in cases.items():
             make.make_ferplus(tmp_path / name, rows)
@@ -316,7 +319,9 @@ def test_files_of_other_names_are_told(tmp_path: Path) -> None:
     make.save(tmp_path / "raw" / "notes.png", make.face(1))
     run("jaffe", tmp_path / "raw", tmp_path / "out", ratios=(0.6, 0.2, 0.2))
     assert re.match("the name does not say subject", reasons(tmp_path / "out")["notes.png"])
-    with pytest.raises(LabelError, match="all images are of the class"):
+    with pytest.raises(
+        LabelError, match="all training images are of the class 'anger'; nothing can be learned from that"
+    ):
         for number in range(5):
             make.save(tmp_path / "one" / "anger" / f"{number}.png", make.face(number))
         run("folder", tmp_path / "one", tmp_path / "other")
@@ -366,3 +371,101 @@ def test_near_copies_are_dropped_at_drawn_borders(tmp_path: Path) -> None:
     for number in range(0, 24, 2):
         both = [split.get(f"{number:02d}.png"), split.get(f"copy{number}.jpg")]
         assert None in both or both[0] == both[1]
+
+
+def test_an_aligned_image_that_is_missing_is_no_original(tmp_path: Path) -> None:
+    raw = make.make_raf_db(tmp_path / "raw", faces=True)
+    (raw / "Image" / "aligned" / "train_00005_aligned.jpg").unlink()
+    (raw / "Image" / "original" / "train_00006.jpg").unlink()
+    make.save(raw / "Image" / "aligned" / "train_00007_aligned.png", make.face(3, 100, 3))
+    run("raf-db", raw, tmp_path / "aligned", max_rejects=0.1)
+    found = pl.read_parquet(tmp_path / "aligned" / "rejects.parquet")
+    assert dict(found.select("excerpt", "reason").iter_rows()) == {
+        "train_00005.jpg 5": "the aligned image is not there, the original alone; --align given cuts the faces of the "
+        "originals",
+        "train_00007.jpg 7": "2 image files have this name",
+    }
+    run("raf-db", raw, tmp_path / "original", max_rejects=0.1, align="center")
+    found = pl.read_parquet(tmp_path / "original" / "rejects.parquet")
+    assert found["excerpt"].to_list() == ["train_00006.jpg 6"]
+    assert found["reason"][0].startswith("the original is not there, the aligned image alone; --align none")
+
+
+class TestOneClass:
+    def test_a_training_split_of_one_class_is_refused(self, tmp_path: Path) -> None:
+        for number in range(12):
+            place = "train/happy" if number < 8 else ("test/happy", "test/sad")[number % 2]
+            make.save(tmp_path / "raw" / place / f"{number}.png", make.face(number))
+        message = r"all training images are of the class 'happiness'; .* other splits have sadness: mend the split"
+        with pytest.raises(LabelError, match=message):
+            run("folder", tmp_path / "raw", tmp_path / "out")
+        assert not (tmp_path / "out" / "dataset.json").exists()
+
+    def test_a_taxonomy_that_leaves_one_class_is_refused(self, tmp_path: Path) -> None:
+        for number in range(12):
+            make.save(tmp_path / "raw" / ("happy", "bored")[number % 2] / f"{number}.png", make.face(number))
+        with pytest.raises(LabelError, match=r"'happiness'; .*: bored lie outside the taxonomy: choose another one"):
+            run("folder", tmp_path / "raw", tmp_path / "out", taxonomy="basic7", ratios=(1, 0, 0))
+
+
+class TestHints:
+    def test_a_table_that_lies_beside_the_images(self, tmp_path: Path) -> None:
+        for number in range(6):
+            make.save(tmp_path / "d" / "images" / f"{number}.png", make.face(number))
+        (tmp_path / "d" / "legend.csv").write_text("user.id,image,emotion\n628,0.png,anger\n")
+        with pytest.raises(
+            ConfigError, match=r"one folder, 'images', and a table .* give it with --table .*legend\.csv"
+        ):
+            run("folder", tmp_path / "d", tmp_path / "out")
+        with pytest.raises(ConfigError, match=r"in no folder of a class.*such as --table .*legend\.csv"):
+            run("folder", tmp_path / "d" / "images", tmp_path / "out")
+
+    def test_a_table_that_is_not_read_is_told(self, tmp_path: Path) -> None:
+        folder_of(tmp_path / "raw")
+        (tmp_path / "raw" / "legend.csv").write_text("image,emotion\n0.png,anger\n")
+        (tmp_path / "raw" / "notes.csv").write_text("day,weather\n1,rain\n")
+        run("folder", tmp_path / "raw", tmp_path / "out")
+        assert list(reasons(tmp_path / "out", "remarks")) == ["legend.csv"]
+
+    def test_packed_files(self, tmp_path: Path) -> None:
+        (tmp_path / "raw").mkdir()
+        (tmp_path / "raw" / "faces.zip").write_bytes(b"PK")
+        with pytest.raises(DatasetNotFoundError, match=r"faces\.zip: is a packed file; unpack it"):
+            run("folder", tmp_path / "raw" / "faces.zip", tmp_path / "out")
+        with pytest.raises(DatasetNotFoundError, match=r"holds no image; .*; unpack .*faces\.zip first"):
+            run("folder", tmp_path / "raw", tmp_path / "out")
+
+
+def test_two_tables_of_one_kind(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        make.make_fer2013(tmp_path / "raw" / folder)
+    with pytest.raises(DatasetNotFoundError, match=r"2 tables with pixels, such as .*a.fer2013\.csv and .*; give one"):
+        run("fer2013", tmp_path / "raw", tmp_path / "out")
+
+
+def test_folders_that_are_no_classes_of_the_data_set(tmp_path: Path) -> None:
+    folder_of(tmp_path / "raw")
+    make.save(tmp_path / "raw" / "images" / "0.png", make.face(99))
+    with pytest.raises(DatasetNotFoundError, match=r"'images' is none of anger, disgust"):
+        run("fer2013", tmp_path / "raw", tmp_path / "out")
+    make.make_ck48(tmp_path / "ck")
+    make.save(tmp_path / "ck" / "images" / "S010_004_00000099.png", make.face(99))
+    run("ck+", tmp_path / "ck", tmp_path / "out", ratios=(0.6, 0.2, 0.2), max_rejects=0.1)
+    assert reasons(tmp_path / "out") == {"S010_004_00000099.png": "the folder is called after no class"}
+
+
+def test_a_data_set_that_is_there_twice(tmp_path: Path) -> None:
+    make.make_ckplus(tmp_path / "raw", subjects=3)
+    (tmp_path / "raw" / "copy").mkdir()
+    source = next((tmp_path / "raw").rglob("S005_001_00000007.png"))
+    (tmp_path / "raw" / "copy" / source.name).write_bytes(source.read_bytes())
+    with pytest.raises(ConfigError, match=r"image 'S005_001_00000007\.png' is there twice"):
+        run("ck+", tmp_path / "raw", tmp_path / "out")
+
+
+def test_a_video_that_is_annotated_twice(tmp_path: Path) -> None:
+    raw = make.make_affwild2(tmp_path / "raw")
+    one = next(path for path in raw.rglob("*.txt") if path.parent.name == "Train_Set")
+    (one.parent.parent / "Validation_Set" / one.name).write_bytes(one.read_bytes())
+    with pytest.raises(ConfigError, match=r"video '.*' has annotations in .*, too; give one set of EXPR alone"):
+        run("aff-wild2", raw, tmp_path / "out")
