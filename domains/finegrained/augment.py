@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from domains.common.draws import hashed_uniforms
 from domains.common.errors import ConfigError
 
-DRAWS = 13  # uniform numbers of one picture
+DRAWS = 12  # uniform numbers of one picture
 TILE = 32  # side of the noise that fills what is erased, pixels
 
 
@@ -27,7 +26,7 @@ class Augmentation:
         erase: share of the pictures in which a rectangle is filled with noise (Z. Zhong et al., 2020, arXiv
             1708.04896; 0.5 in TransReID).
         erase_area: range of the area of the rectangle, as a share of the picture.
-        erase_aspect: least ratio of its sides, and the inverse of the largest one.
+        erase_aspect: least ratio of its sides in pixels, and the inverse of the largest one.
         brightness: values are multiplied with a factor in [1 - brightness, 1 + brightness].
         colour: each channel is multiplied with such a factor of its own.
 
@@ -73,11 +72,7 @@ class DrawnChanges:
         uniform = hashed_uniforms(seed, epoch, draws, DRAWS)
         self.flipped = (uniform[:, 0] < 0.5) & options.flip
         self.place = uniform[:, 1:3]
-        low, high = options.erase_area
-        area = low + uniform[:, 3] * (high - low)
-        stretch = torch.exp((2 * uniform[:, 4] - 1) * -math.log(options.erase_aspect)).sqrt()  # of height to width
-        self.erased_sides = torch.stack([area.sqrt() * stretch, area.sqrt() / stretch], 1).clamp(max=1.0)
-        self.erased_place = uniform[:, 5:7] * (1 - self.erased_sides)
+        self.rectangle = uniform[:, 3:7]  # area, aspect, and place
         self.erased = uniform[:, 7] < options.erase
         self.light = 1 + (2 * uniform[:, 8:9] - 1) * options.brightness
         self.tint = 1 + (2 * uniform[:, 9:12] - 1) * options.colour
@@ -113,15 +108,29 @@ class DrawnChanges:
 
     def _erase(self, images: Tensor) -> Tensor:
         inside = []
+        sides = self._erased_sides(*images.shape[-2:])
         for axis, side in enumerate(images.shape[-2:]):
             at = (torch.arange(side, device=images.device) + 0.5) / side
-            low = self.erased_place[:, axis, None]
-            inside.append((at >= low) & (at < low + self.erased_sides[:, axis, None]))
+            low = (self.rectangle[:, 2 + axis] * (1 - sides[:, axis]))[:, None]
+            inside.append((at >= low) & (at < low + sides[:, axis, None]))
         chosen = inside[0][:, None, :, None] & inside[1][:, None, None, :] & self.erased[:, None, None, None]
         height, width = images.shape[-2:]
         times = -(-height // TILE), -(-width // TILE)
         noise = self._noise(images).repeat(1, 1, *times)[..., :height, :width]
         return torch.where(chosen, noise, images)
+
+    def _erased_sides(self, height: int, width: int) -> Tensor:
+        """Height and width of the rectangles, as shares of the picture's (B, 2).
+
+        The ratio of their sides in pixels is drawn evenly in its logarithm, among those with which they fit.
+        """
+        low, high = self.options.erase_area
+        area = low + self.rectangle[:, 0] * (high - low)
+        widest = (area * height / width).clamp(min=self.options.erase_aspect).log()  # of height to width
+        tallest = (height / width / area.clamp(min=1e-12)).clamp(max=1 / self.options.erase_aspect).log()
+        ratio = torch.exp(widest + self.rectangle[:, 1] * (tallest - widest))
+        shares = torch.stack([area * ratio * width / height, area / ratio * height / width], 1).sqrt()
+        return shares.clamp(max=1.0)  # of rounding, and where no ratio fits
 
     def _noise(self, images: Tensor) -> Tensor:
         """Noise of each picture (B, 3, TILE, TILE), even in [0, 1]."""

@@ -1,4 +1,4 @@
-"""Plain vision transformers of timm, their weights from local files.
+"""Plain vision transformers of timm, with patches of pixels or of a ResNet's features; weights from local files.
 
 A. Dosovitskiy et al. (ICLR 2021), arXiv 2010.11929; H. Touvron et al. (DeiT, ICML 2021), arXiv 2012.12877. Layers and
 names are timm's own, so whatever was trained with timm or DeiT loads as it is.
@@ -7,6 +7,7 @@ names are timm's own, so whatever was trained with timm or DeiT loads as it is.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,12 @@ from domains.common.foreign import read_foreign_tensors
 
 # parts of timm's models behind the last block's norm, which have no place here
 HEADS = ("head.", "head_dist.", "fc_norm.", "pre_logits.", "attn_pool.")
+# modules of timm that make plain vision transformers, among others
+FAMILIES = ("vision_transformer", "vision_transformer_hybrid", "deit")
+SUPPORTED = (
+    "take a plain vision transformer of timm with a class token: vit_*_patch* (not siglip, gap, rope, dinov3), its clip"
+    " and dinov2 models, deit_* (not distilled), deit3_*, or with a ResNet in front vit_*_r26_*, vit_*_r50_*"
+)
 
 
 def build_trunk(
@@ -48,49 +55,65 @@ def build_trunk(
         near = difflib.get_close_matches(architecture, timm.list_models(), n=4, cutoff=0.5)
         advice = f"near are {', '.join(near)}" if near else "timm.list_models('vit_*') lists them"
         raise ConfigError(f"backbone {name!r}: timm {timm.__version__} has no such model; {advice}")
-    arguments = {"num_classes": 0, "global_pool": "token", "drop_path_rate": drop_path, **(options or {})}
+    family = timm.models.model_entrypoint(architecture).__module__.split(".")[-1]
+    if family in FAMILIES and "_distilled" in architecture:
+        raise ConfigError(
+            f"backbone {name!r} has a distillation token beside the class token; take the model without it"
+            f" ({architecture.replace('_distilled', '')})"
+        )
+    # nothing is pooled here, and models without a class token must be built to be told apart
+    arguments = {"num_classes": 0, "global_pool": "", "drop_path_rate": drop_path, **(options or {})}
     try:
         trunk: Any = timm.create_model(architecture, pretrained=False, img_size=tuple(image_size), **arguments)
     except (AssertionError, TypeError, ValueError, RuntimeError) as error:
-        # other families refuse the options of vision transformers, each in its own way
-        reason = str(error).split("\n")[0]
-        raise ConfigError(f"backbone {name!r}: no plain vision transformer could be built ({reason})") from None
-    _check_plain(name, trunk)
+        if family not in FAMILIES:  # they refuse the options of vision transformers, each in its own way
+            raise ConfigError(_other_family(name, family)) from None
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise ConfigError(
+            f"backbone {name!r} cannot be built with image_size {list(image_size)} and backbone_options"
+            f" {dict(options or {})} ({reason}); correct them"
+        ) from None
+    _check_plain(name, family, trunk)
     _check_size(name, trunk, image_size)
     for block in trunk.blocks:
         block.attn = PairwiseCrossAttention.around(block.attn)
     return trunk
 
 
-def _check_plain(name: str, trunk: Any) -> None:
+def _other_family(name: str, family: str) -> str:
+    return (
+        f"backbone {name!r} is of another family of networks (timm's {family}) than DCAL builds on, which follows the"
+        f" attention of a class token through all layers; {SUPPORTED}"
+    )
+
+
+def _check_plain(name: str, family: str, trunk: Any) -> None:
     from timm.layers.attention import Attention
     from timm.models.vision_transformer import Block, VisionTransformer
 
-    if hasattr(trunk, "dist_token"):
-        raise ConfigError(
-            f"backbone {name!r} has a distillation token beside the class token; take the model without it"
-            f" ({name.split('.')[0].replace('_distilled', '')})"
-        )
-    reason = ""
     if type(trunk) is not VisionTransformer:
-        reason = f"it is a {type(trunk).__name__}"
-    elif trunk.cls_token is None or trunk.pos_embed is None:
-        reason = "it has no class token, or no position embeddings"
+        raise ConfigError(_other_family(name, family))
+    reason = ""
+    if trunk.cls_token is None:
+        reason = "it has no class token, whose attention DCAL follows and which decides: it pools its patches"
+    elif trunk.pos_embed is None:
+        reason = "it adds no position embeddings to its patches"
     else:
         for block in trunk.blocks:
             attention = getattr(block, "attn", None)
             if type(block) is not Block or type(attention) is not Attention:
-                reason = f"its blocks are {type(block).__name__} with {type(attention).__name__}"
+                reason = "its blocks are not attention followed by a feed-forward network, one after the other"
             elif attention.gate is not None or not isinstance(attention.norm, nn.Identity):
                 reason = "its attention is gated or normalised"
     if reason:
-        raise ConfigError(
-            f"backbone {name!r} is no plain vision transformer ({reason}); take a vit_*, deit_* or deit3_* of timm"
-        )
+        raise ConfigError(f"backbone {name!r} is no plain vision transformer ({reason}); {SUPPORTED}")
 
 
 def _check_size(name: str, trunk: Any, image_size: Sequence[int]) -> None:
     patch = trunk.patch_embed.feat_ratio(as_scalar=False)
+    stride = re.search(r"_s(\d+)", name) if hasattr(trunk.patch_embed, "backbone") else None
+    if stride is not None:  # a ResNet in front takes any size, and its features do not lie on a grid of pixels then
+        patch = (int(stride[1]), int(stride[1]))
     if len(image_size) != 2 or any(side < step or side % step for side, step in zip(image_size, patch, strict=True)):
         near = [max(step, round(side / step) * step) for side, step in zip(image_size, patch, strict=False)]
         raise ConfigError(

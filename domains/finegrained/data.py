@@ -173,7 +173,8 @@ class ClassData(PictureData):
 class IdentityData(PictureData):
     """Pictures of people or objects that are to be found again, see `PictureData`; tests have queries and a gallery.
 
-    A batch also has `role` (B,) int64 (0 trained on, 1 query, 2 gallery) and `camera` (B,) int64, -1 where unknown.
+    A batch also has `role` (B,) int64 (0 trained on, 1 query, 2 gallery) and `camera` (B,) int64, a number that stands
+    for the name of a camera, -1 where unknown.
 
     Args:
         root: prepared directory.
@@ -188,6 +189,8 @@ class IdentityData(PictureData):
         workers: threads that read and decode ahead of the model.
         drop_last: leave the incomplete last batch of an epoch out, without `instances`.
         predict_root: directory of newly prepared pictures to predict; default the test split of `root`.
+        ignore_camera: pictures by the query's own camera are matches, too; default what the preparation says, which
+            ignores cameras that are not known.
     """
 
     def __init__(
@@ -204,6 +207,7 @@ class IdentityData(PictureData):
         workers: int = 2,
         drop_last: bool = True,
         predict_root: str | None = None,
+        ignore_camera: bool | None = None,
     ) -> None:
         super().__init__(
             root, batch_size, seed, image_size, resize, augment, augmentation, cache_mb, workers, drop_last,
@@ -213,7 +217,18 @@ class IdentityData(PictureData):
             raise ConfigError(f"data.instances is {instances}; give 0 or more pictures of each identity")
         self.instances = instances
         self.identities: list[str] = [str(name) for name in self.card["identities"]]
-        self.ignore_camera = bool(self.card["evaluation"]["ignore_camera"])
+        said = bool(self.card["evaluation"]["ignore_camera"])
+        self.ignore_camera = said if ignore_camera is None else ignore_camera
+
+    def index(self, split: str) -> tuple[Path, pl.DataFrame]:
+        """Directory and rows of a split, see `PictureData.index`; the column `camera_name` says what the data call it.
+
+        It is empty where the camera is not known.
+        """
+        root, frame = super().index(split)
+        names = {code: str(name) for code, name in enumerate(self.card.get("cameras", []))}
+        called = [names.get(code, "" if code < 0 else f"number {code}") for code in frame["camera"].to_list()]
+        return root, frame.with_columns(camera_name=pl.Series(called, dtype=pl.String))
 
     def order_for(self, store: IndexStore) -> IdentitySampling | None:
         """Batches of P identities with K pictures each."""

@@ -14,10 +14,13 @@ from domains.common.curves import ratio
 from domains.common.errors import PreparedDataError
 from domains.common.figures import WARNINGS
 from domains.common.intervals import Estimate, Floats, WeightedMetric, ratio_bootstrap
+from domains.finegrained.reid_metrics import JUNK
 
 RANKS = (1, 5, 10)
 BRANCHES = ("sa", "glca")
 SHOWN = 30  # rows of a table
+FEW_MATCHES = 2  # true matches of a query on the average, of which fewer are warned of
+FEW_IDENTITIES = 10  # likewise
 
 
 def evaluate_classes(
@@ -152,12 +155,40 @@ def _retrieval_tables(predictions: pl.DataFrame) -> dict[str, list[dict[str, Any
     tables: dict[str, list[dict[str, Any]]] = {"Identities that are hardest to find": weakest}
     missing = queries.filter(pl.col("matches") == 0)
     if len(missing):
-        columns = ["name", "identity", "camera"]
-        tables["Queries without a true match in the gallery"] = missing.select(columns).head(SHOWN).to_dicts()
-        tables[WARNINGS] = [
-            {
-                "warning": f"{len(missing):,} of {len(queries):,} queries have no true match in the gallery and are"
-                " left out of all means; pictures of their identity are by their own camera only, or there is none"
-            }
-        ]
+        named = missing.select("name", "identity", pl.col("camera_name").alias("camera")).head(SHOWN)
+        tables["Queries without a true match in the gallery"] = named.to_dicts()
+    warnings = _retrieval_warnings(predictions, queries, valid)
+    if warnings:
+        tables[WARNINGS] = [{"warning": warning} for warning in warnings]
     return tables
+
+
+def _retrieval_warnings(predictions: pl.DataFrame, queries: pl.DataFrame, valid: pl.DataFrame) -> list[str]:
+    """What makes scores hard to compare, or hardly anything."""
+    gallery = len(predictions.filter((pl.col("role") == 2) & (pl.col("label") != JUNK)))
+    missing, identities = len(queries) - len(valid), valid["label"].n_unique()
+    matches = float(valid["matches"].to_numpy().mean())
+    found = []
+    if missing:
+        found.append(
+            f"{missing:,} of {len(queries):,} queries have no true match in the gallery and are left out of all means;"
+            " pictures of their identity are by their own camera only, which --data.ignore_camera true counts, or"
+            " there is none"
+        )
+    if gallery < len(queries):
+        found.append(
+            f"the gallery has {gallery:,} pictures, fewer than the {len(queries):,} queries that are searched in it:"
+            " much is found by chance, and the scores are not those of a search; prepare the data with fewer --queries"
+            " or a larger gallery"
+        )
+    if matches < FEW_MATCHES:
+        found.append(
+            f"a query has {matches:.2f} true matches in the gallery on the average: mAP and mINP are hardly more than"
+            " ranks of single pictures; prepare the data with more pictures in the gallery"
+        )
+    if identities < FEW_IDENTITIES:
+        found.append(
+            f"the queries are of {identities:,} identities, too few for intervals that are resampled over them to be"
+            " believed; test on more"
+        )
+    return found

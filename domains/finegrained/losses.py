@@ -12,6 +12,7 @@ from torch import Tensor
 from domains.common.errors import ConfigError
 from domains.finegrained.dcal import DCALOutput
 from domains.finegrained.heads import BranchOutput
+from domains.finegrained.processes import gather_rows
 
 
 class HardestPairs(NamedTuple):
@@ -31,10 +32,9 @@ def uncertainty_weighted(losses: Sequence[Tensor], w: Tensor) -> Tensor:
 
     Args:
         losses: scalars.
-        w: as many learned logarithms of variances; further ones have no part.
+        w: as many learned logarithms of variances.
     """
-    weights = w[: len(losses)]
-    return 0.5 * ((-weights).exp() @ torch.stack(list(losses)).to(weights.dtype) + weights.sum())
+    return 0.5 * ((-w).exp() @ torch.stack(list(losses)).to(w.dtype) + w.sum())
 
 
 def hardest_pairs(features: Tensor, labels: Tensor) -> HardestPairs:
@@ -52,7 +52,10 @@ def hardest_pairs(features: Tensor, labels: Tensor) -> HardestPairs:
     """
     same = labels[:, None] == labels
     if bool(same.all(1).any()):
-        raise ConfigError("a batch shows one identity only, so nothing is negative; put 2 or more into each batch")
+        raise ConfigError(
+            "a batch shows one identity only, so nothing is negative; enlarge data.batch_size, or set data.instances so"
+            " that each batch shows 2 or more"
+        )
     with torch.no_grad():  # in float32 at least: differences of long features cancel
         wide = features.to(torch.promote_types(features.dtype, torch.float32))
         distances = torch.cdist(wide, wide, compute_mode="donot_use_mm_for_euclid_dist")
@@ -78,19 +81,33 @@ def triplet_loss(features: Tensor, labels: Tensor, margin: float | None = None) 
 
 
 def branch_loss(
-    branch: BranchOutput, labels: Tensor, *, smoothing: float = 0.0, triplet: bool = False, margin: float | None = None
+    branch: BranchOutput,
+    labels: Tensor,
+    *,
+    smoothing: float = 0.0,
+    triplet: float = 0.0,
+    margin: float | None = None,
+    share: Tensor | float | None = None,
 ) -> Tensor:
     """Cross entropy of a branch, and for re-identification the triplet loss of its features (scalar).
 
+    The mean over processes of what they return is the loss over the images of all of them: each sums the cross entropy
+    of its own, and all look for the hardest pairs among those of all.
+
     Args:
-        branch: features and logits.
+        branch: features and logits, of the images of this process.
         labels: (B,) int64; of a distracted image its own.
         smoothing: label smoothing of the cross entropy.
-        triplet: add the triplet loss.
+        triplet: weight of the triplet loss; 0: none.
         margin: of the triplet loss; None: soft.
+        share: factor on the sum of cross entropies: number of processes / images of all of them; default 1 / B.
     """
-    loss = F.cross_entropy(branch.logits, labels, label_smoothing=smoothing)
-    return loss + triplet_loss(branch.features, labels, margin) if triplet else loss
+    logits = branch.logits.to(torch.promote_types(branch.logits.dtype, torch.float32))
+    summed = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
+    loss = summed * (1 / len(labels) if share is None else share)
+    if triplet:
+        loss = loss + triplet * triplet_loss(gather_rows(branch.features), gather_rows(labels), margin)
+    return loss
 
 
 def dcal_losses(
@@ -99,10 +116,13 @@ def dcal_losses(
     w: Tensor,
     *,
     smoothing: float = 0.0,
-    triplet: bool = False,
+    triplet: float = 0.0,
     margin: float | None = None,
+    share: Tensor | float | None = None,
 ) -> dict[str, Tensor]:
     """Losses of the branches that ran, `sa`, `glca` and `pwca`, and their weighted `total`.
+
+    A single loss has nothing to be weighed against, and is the total.
 
     Args:
         output: of the network.
@@ -111,12 +131,15 @@ def dcal_losses(
         smoothing: see `branch_loss`.
         triplet: likewise.
         margin: likewise.
+        share: likewise.
     """
     branches = {"sa": output.self_attention, "glca": output.global_local, "pwca": output.pairwise}
     losses = {
-        name: branch_loss(branch, labels, smoothing=smoothing, triplet=triplet, margin=margin)
+        name: branch_loss(branch, labels, smoothing=smoothing, triplet=triplet, margin=margin, share=share)
         for name, branch in branches.items()
         if branch is not None
     }
+    if len(losses) == 1:
+        return losses | {"total": losses["sa"]}
     weights = w[[i for i, branch in enumerate(branches.values()) if branch is not None]]
     return losses | {"total": uncertainty_weighted(list(losses.values()), weights)}

@@ -16,9 +16,19 @@ from domains.finegrained.dcal import class_probabilities, embedding
 from domains.finegrained.evaluation import evaluate_classes, evaluate_retrieval
 from domains.finegrained.reid_metrics import AveragePrecision, Identified, score_features
 from domains.finegrained.reranking import Reranking
-from domains.finegrained.retrieval import GALLERY, QUERY, add_neighbours, list_neighbours, score_queries
+from domains.finegrained.retrieval import (
+    GALLERY,
+    QUERY,
+    Sides,
+    add_neighbours,
+    list_neighbours,
+    mean_margin,
+    score_queries,
+)
 from domains.finegrained.search import Search
 from domains.finegrained.training import DCALModule
+
+FEW = 10  # queries or identities of a validation, of which fewer say little
 
 
 class ClassModule(DCALModule):
@@ -134,7 +144,8 @@ class ReIDModule(DCALModule):
         **options: further options of `DCALModule`.
     """
 
-    validation_metrics = ("val/mAP", "val/rank1", "val/mINP")
+    # the first one chooses the epoch: it is the only one that does not end at 1 for good where few are to be told apart
+    validation_metrics = ("val/margin", "val/mAP", "val/rank1", "val/mINP")
 
     def __init__(
         self,
@@ -167,6 +178,7 @@ class ReIDModule(DCALModule):
         self.ignore_camera, self.ap, self.search = ignore_camera, ap, search
         self.reranking = Reranking(k1, k2, rerank_weight) if reranking else None
         self._neighbours: pl.DataFrame | None = None
+        self._told = False
 
     def validation_step(self, batch: Batch, index: int) -> None:
         """Collect features, and who is shown."""
@@ -180,14 +192,53 @@ class ReIDModule(DCALModule):
         if self.trainer.sanity_checking:  # of a few batches, that may have no gallery
             return
         features, labels, cameras, roles = found
-        asked, given = roles == QUERY, roles == GALLERY
-        query, gallery = Identified(labels[asked], cameras[asked]), Identified(labels[given], cameras[given])
-        scores = score_features(
-            features[asked], features[given], query, gallery, ap=self.ap, ignore_camera=self.ignore_camera
-        )
-        measured = {"val/mAP": scores.mean_ap, "val/rank1": float(scores.cmc[0]), "val/mINP": scores.mean_inp}
+        if self._left_out("valid", len(features)):
+            return
+        rows = tuple((roles == role).nonzero().squeeze(1) for role in (QUERY, GALLERY))
+        who = tuple(Identified(labels[some], cameras[some]) for some in rows)
+        sides = Sides(rows, tuple(features[some] for some in rows), who)  # type: ignore[arg-type]
+        scores = score_features(*sides.features, *sides.who, ap=self.ap, ignore_camera=self.ignore_camera)
+        measured = {
+            "val/margin": mean_margin(sides, ignore_camera=self.ignore_camera),
+            "val/mAP": scores.mean_ap,
+            "val/rank1": float(scores.cmc[0]),
+            "val/mINP": scores.mean_inp,
+        }
         # every process has the same numbers
         self.log_dict(measured, sync_dist=True)
+        self._tell_few(scores.valid, sides.who[0])
+
+    def _left_out(self, split: str, seen: int) -> bool:
+        """Whether a trial run (`fast_dev_run`) saw a part of the validation, which then is not measured.
+
+        Raises:
+            ConfigError: another run saw a part of it.
+        """
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        total = len(data.store(split).frame)
+        if seen >= total:
+            return False
+        if split == "valid" and self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return True
+        name = {"valid": "val", "test": "test"}[split]
+        advice = "; 0 with --select last trains without validation" if split == "valid" else ""
+        raise ConfigError(
+            f"trainer.limit_{name}_batches leaves {total - seen:,} of {total:,} pictures out, and queries come before"
+            f" the gallery that they are searched in; leave the option out{advice}"
+        )
+
+    def _tell_few(self, valid: torch.Tensor, query: Identified) -> None:
+        """Warn once in a training whose epoch is chosen by hardly anything."""
+        chooses = any(getattr(one, "monitor", None) for one in self.trainer.checkpoint_callbacks)
+        if self._told or not chooses:
+            return
+        self._told = True
+        queries, identities = int(valid.sum()), len(set(query.identities[valid].tolist()))
+        if min(queries, identities) < FEW and self.trainer.is_global_zero:
+            print(
+                f"warning: {queries:,} queries of {identities:,} identities choose the epoch, by which hardly anything"
+                " can be told; prepare the data with more --valid_identities, or keep the last epoch (--select last)"
+            )
 
     def predict_step(self, batch: Batch, index: int) -> dict[str, Any]:
         """Features of each picture, of length 1."""
@@ -200,6 +251,7 @@ class ReIDModule(DCALModule):
         """Add where pictures lie, the nearest pictures of queries and, in a test, their scores."""
         found = self.located(predictions)
         if self.trainer.testing:
+            self._left_out("test", len(found))
             found, said = score_queries(found, ignore_camera=self.ignore_camera, reranking=self.reranking)
             if said:
                 print(said)

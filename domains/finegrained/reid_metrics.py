@@ -9,8 +9,8 @@ Gallery images of identity -1 (junk) are dropped, and for each query those of it
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -22,6 +22,7 @@ from domains.finegrained.reid_ranking import Block, Matches, RetrievalInputError
 from domains.finegrained.reranking import Reranking, reranked_blocks
 
 JUNK = -1
+IGNORE_CAMERA = "ignore_camera (--data.ignore_camera true)"  # what messages advise
 AveragePrecision = Literal["mean", "trapezoid"]
 
 
@@ -36,10 +37,16 @@ class Identified:
     Attributes:
         identities: (n,) int64; -1 is junk.
         cameras: (n,) int64.
+        pictures: name of each image, for messages; empty: its number is told.
+        identity_names: what the data call the identities, likewise.
+        camera_names: what the data call the cameras, likewise.
     """
 
     identities: Tensor
     cameras: Tensor
+    pictures: Sequence[str] = ()
+    identity_names: Mapping[int, str] = field(default_factory=dict)
+    camera_names: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.identities.ndim != 1 or self.identities.shape != self.cameras.shape:
@@ -48,6 +55,16 @@ class Identified:
 
     def __len__(self) -> int:
         return len(self.identities)
+
+    def identity(self, code: int) -> str:
+        """What a message calls an identity."""
+        return f"identity {self.identity_names[code]}" if self.identity_names.get(code) else f"identity number {code}"
+
+    def camera(self, code: int) -> str:
+        """What a message calls a camera."""
+        if code < 0:
+            return "an unknown camera"
+        return f"camera {self.camera_names[code]}" if self.camera_names.get(code) else f"camera number {code}"
 
 
 @dataclass(frozen=True)
@@ -187,7 +204,7 @@ def _score(
     left = Identified(gallery.identities[kept], gallery.cameras[kept])
     matches = Matches.find(query.identities, query.cameras, left.identities, left.cameras, ignore_camera=ignore_camera)
     if not bool((matches.counts > 0).any()):
-        raise NoTrueMatchError(_why_nothing_matches(query, left, ignore_camera))
+        raise NoTrueMatchError(_why_nothing_matches(query, left))
     parts = []
     for block in blocks:
         matches = matches.to(block.distances.device)
@@ -241,27 +258,30 @@ def describe_unmatched(scores: RetrievalScores, query: Identified, gallery: Iden
     if not missing:
         return ""
     identities = query.identities.cpu()
-    numbers = ", ".join(map(str, missing[:limit])) + (", ..." if len(missing) > limit else "")
+    pictures = [query.pictures[row] if query.pictures else f"number {row}" for row in missing[:limit]]
+    named = ", ".join(pictures) + (", ..." if len(missing) > limit else "")
     wanted = sorted({int(identities[row]) for row in missing})
     told = "; ".join(_cameras(identity, query, gallery) for identity in wanted[:limit])
     more = f"; and {len(wanted) - limit} identities more" if len(wanted) > limit else ""
+    there = torch.isin(identities[missing], gallery.identities.cpu())  # by the own camera, or else they would match
+    advice = f"; {IGNORE_CAMERA} counts images by the query's own camera, too" if bool(there.any()) else ""
     return (
-        f"{len(missing)} of {len(identities)} queries (numbers {numbers}) have no true match in the gallery and are"
-        f" left out: {told}{more}; ignore_camera=True counts images by the query's own camera, too"
+        f"{len(missing)} of {len(identities)} queries ({named}) have no true match in the gallery and are left out:"
+        f" {told}{more}{advice}"
     )
 
 
-def _why_nothing_matches(query: Identified, gallery: Identified, ignore_camera: bool) -> str:
+def _why_nothing_matches(query: Identified, gallery: Identified) -> str:
     common = sorted(set(query.identities.tolist()) & set(gallery.identities.tolist()))
     start = f"none of {len(query)} queries has a true match among {len(gallery)} gallery images"
     if not common:
         return f"{start}: they have no identity in common; check how identities are read from file names"
     told = "; ".join(_cameras(identity, query, gallery) for identity in common[:3])
     every = sorted(set(query.cameras.tolist()) | set(gallery.cameras.tolist()))
-    cause = f"all images have camera {every[0]}" if len(every) == 1 else "each was seen by the query's own camera only"
-    return f"{start}: {cause} ({told}); give each image its camera, or set ignore_camera=True" + (
-        " (it is set already)" if ignore_camera else ""
-    )
+    cause = "each was seen by the query's own camera only"
+    if len(every) == 1:
+        cause = f"all images are by {query.camera(every[0])}"
+    return f"{start}: {cause} ({told}); prepare the data with the camera of each image, or use {IGNORE_CAMERA}"
 
 
 def _cameras(identity: int, query: Identified, gallery: Identified) -> str:
@@ -270,6 +290,6 @@ def _cameras(identity: int, query: Identified, gallery: Identified) -> str:
     for name, who in (("query", query), ("gallery", gallery)):
         cameras = who.cameras[who.identities == identity]
         values, counts = torch.unique(cameras.cpu(), return_counts=True)
-        images = ", ".join(f"{n} by camera {c}" for c, n in zip(values.tolist(), counts.tolist(), strict=True))
+        images = ", ".join(f"{n} by {query.camera(c)}" for c, n in zip(values.tolist(), counts.tolist(), strict=True))
         told.append(f"{name} {images or 'none'}")
-    return f"identity {identity}: {', '.join(told)}"
+    return f"{query.identity(identity)}: {', '.join(told)}"

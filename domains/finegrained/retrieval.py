@@ -9,9 +9,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from domains.finegrained.reid_metrics import Identified, RetrievalScores, describe_unmatched, score_features
+from domains.finegrained.reid_metrics import JUNK, Identified, RetrievalScores, describe_unmatched, score_features
 from domains.finegrained.reranking import Reranking
-from domains.finegrained.search import Nearest, Search, nearest, nearest_counted
+from domains.finegrained.search import BLOCK, Nearest, Search, nearest, nearest_counted
 
 QUERY, GALLERY = 1, 2
 SHEET = 10  # nearest pictures that are kept of each query
@@ -35,7 +35,8 @@ def find_sides(table: pl.DataFrame) -> Sides:
     """Part a table of pictures.
 
     Args:
-        table: `role` (1 query, 2 gallery), `embedding`, and where known `label` and `camera`.
+        table: `role` (1 query, 2 gallery), `embedding`, and where known `label` and `camera`; for messages `name`,
+            `identity` and `camera_name`.
     """
     features = torch.from_numpy(np.array(table["embedding"].to_numpy(), dtype=np.float32))
     roles = torch.from_numpy(table["role"].to_numpy().astype(np.int64))
@@ -45,8 +46,20 @@ def find_sides(table: pl.DataFrame) -> Sides:
         for name in ("label", "camera")
     )
     rows = tuple((roles == role).nonzero().squeeze(1) for role in (QUERY, GALLERY))
-    who = tuple(Identified(labels[some], cameras[some]) for some in rows)
+    pictures = table["name"].to_list() if "name" in table.columns else []
+    names = _names(table, "label", "identity"), _names(table, "camera", "camera_name")
+    who = tuple(
+        Identified(labels[some], cameras[some], [pictures[row] for row in some.tolist()] if pictures else (), *names)
+        for some in rows
+    )
     return Sides(rows, tuple(features[some] for some in rows), who)  # type: ignore[arg-type]
+
+
+def _names(table: pl.DataFrame, code: str, name: str) -> dict[int, str]:
+    """What the data call each code."""
+    if not {code, name} <= set(table.columns):
+        return {}
+    return dict(table.select(code, name).unique().iter_rows())
 
 
 def score_sides(
@@ -55,6 +68,34 @@ def score_sides(
     """Score queries against the gallery, see `score_features`; the second is what is to be said of those left out."""
     scores = score_features(*sides.features, *sides.who, ignore_camera=ignore_camera, reranking=reranking)
     return scores, describe_unmatched(scores, *sides.who)
+
+
+def mean_margin(sides: Sides, *, ignore_camera: bool = False) -> float:
+    """How much farther the nearest picture of another identity is than the true matches, the mean over queries.
+
+    Of each query the distance to the nearest picture of another identity minus the mean distance to its true matches;
+    without a picture of another identity, that distance counts as 0. Where all queries find their matches first, mAP
+    and ranks are 1 and stay there; this number goes on. Queries without a true match are left out, and junk.
+
+    Args:
+        sides: queries and gallery, features of length 1.
+        ignore_camera: pictures by the query's own camera count, too.
+
+    Returns:
+        Between -2 and 2; NaN where no query has a true match.
+    """
+    (query, gallery), (own, others) = sides.features, sides.who
+    kept = others.identities != JUNK
+    gallery, identities, cameras = gallery[kept].double(), others.identities[kept], others.cameras[kept]
+    margins = []
+    for part in torch.split(torch.arange(len(query)), max(BLOCK // max(len(gallery), 1), 1)):
+        distances = torch.cdist(query[part].double(), gallery)
+        same = own.identities[part, None] == identities
+        true = same if ignore_camera else same & (own.cameras[part, None] != cameras)
+        nearest_other = distances.masked_fill(same, torch.inf).amin(1)
+        nearest_other = torch.where(same.all(1), 0.0, nearest_other)
+        margins.append((nearest_other - (distances * true).sum(1) / true.sum(1))[true.any(1)])
+    return float(torch.cat(margins).mean()) if margins else float("nan")
 
 
 def score_queries(

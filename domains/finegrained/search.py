@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from domains.common.errors import ConfigError, MissingExtraError
-from domains.finegrained.reid_distances import Features, squared_distances
+from domains.finegrained.reid_distances import Features, pair_distances, squared_distances
 from domains.finegrained.reid_metrics import JUNK, Identified
 
 Search = Literal["auto", "exact", "faiss"]
@@ -29,7 +29,7 @@ class Nearest(NamedTuple):
 
 
 def nearest(query: Tensor, gallery: Tensor, count: int, search: Search = "auto") -> Nearest:
-    """Find the nearest pictures.
+    """Find the nearest pictures; their distances are computed again in float64, and equal ones are ordered by number.
 
     Args:
         query: features.
@@ -48,19 +48,23 @@ def nearest(query: Tensor, gallery: Tensor, count: int, search: Search = "auto")
         raise ConfigError(f"search is {search!r}; choose auto, exact or faiss")
     count = min(count, len(gallery))
     library = None if search == "exact" else _faiss(needed=search == "faiss")
+    if not count or not len(query):
+        nothing = torch.empty(len(query), count, dtype=torch.int64)
+        return Nearest(nothing, nothing.float())
+    own, others = Features(query, "euclidean", "query"), Features(gallery, "euclidean", "gallery")
     if library is not None:
         index = library.IndexFlatL2(gallery.shape[1])
         index.add(np.ascontiguousarray(gallery.float().cpu().numpy()))
-        squared, found = index.search(np.ascontiguousarray(query.float().cpu().numpy()), count)
-        return Nearest(torch.from_numpy(found), torch.from_numpy(squared).clamp(min=0).sqrt())
-    own, others = Features(query, "euclidean", "query"), Features(gallery, "euclidean", "gallery")
-    rows = max(BLOCK // max(len(gallery), 1), 1)
-    parts = []
-    for start in range(0, len(query), rows):
-        block = squared_distances(own, others, slice(start, start + rows))
-        parts.append(block.topk(count, dim=1, largest=False))
-    distance = torch.cat([part.values for part in parts]).clamp(min=0).sqrt()
-    return Nearest(torch.cat([part.indices for part in parts]).cpu(), distance.cpu())
+        found = torch.from_numpy(index.search(np.ascontiguousarray(query.float().cpu().numpy()), count)[1])
+    else:
+        rows = max(BLOCK // len(gallery), 1)
+        blocks = (squared_distances(own, others, slice(first, first + rows)) for first in range(0, len(query), rows))
+        found = torch.cat([block.topk(count, dim=1, largest=False).indices for block in blocks]).cpu()
+    found = found.sort(dim=1).values.to(query.device)
+    asked = torch.arange(len(query), device=query.device)[:, None].expand_as(found)
+    squared = pair_distances(own, others, asked.flatten(), found.flatten()).view(found.shape)
+    squared, order = squared.sort(dim=1, stable=True)
+    return Nearest(found.gather(1, order).cpu(), squared.sqrt().float().cpu())
 
 
 def nearest_counted(
@@ -73,6 +77,8 @@ def nearest_counted(
 ) -> Nearest:
     """The nearest pictures that count: neither junk nor pictures of the query's identity by its own camera.
 
+    Distractors count, as in Market-1501.
+
     Args:
         query: features (Q, D), and who they are.
         gallery: likewise (G, D).
@@ -83,7 +89,7 @@ def nearest_counted(
     kept = (gallery[1].identities != JUNK).nonzero().squeeze(1)
     who = Identified(gallery[1].identities[kept], gallery[1].cameras[kept])
     # at most so many of a query's nearest can fall away
-    spare = 0 if ignore_camera or not len(who) else _most_alike(who)
+    spare = 0 if ignore_camera else _most_alike(query[1], who)
     found = nearest(query[0], gallery[0][kept.to(gallery[0].device)], count + spare, search)
     mine = query[1]
     same = who.identities[found.places] == mine.identities[:, None]
@@ -94,10 +100,16 @@ def nearest_counted(
     return Nearest(index, found.distance.gather(1, order).masked_fill(gone, torch.inf))
 
 
-def _most_alike(who: Identified) -> int:
-    """Most pictures of one identity by one camera."""
-    pairs = torch.stack([who.identities, who.cameras], 1)
-    return int(torch.unique(pairs, dim=0, return_counts=True)[1].max())
+def _most_alike(query: Identified, gallery: Identified) -> int:
+    """Most pictures of the gallery of a query's identity by its camera; distractors and others are of no query."""
+    kept = torch.isin(gallery.identities, query.identities)
+    asked, given = (
+        torch.stack([who.identities[some], who.cameras[some]], 1)
+        for who, some in ((query, slice(None)), (gallery, kept))
+    )
+    _, place = torch.unique(torch.cat([asked, given]), dim=0, return_inverse=True)
+    counts = torch.bincount(place[len(asked) :], minlength=int(place.max()) + 1 if len(place) else 0)
+    return int(counts[place[: len(asked)]].max()) if len(asked) else 0
 
 
 def _faiss(*, needed: bool) -> Any:

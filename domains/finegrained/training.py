@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import polars as pl
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
@@ -20,11 +19,11 @@ from domains.common.schedules import cosine_schedule, training_steps
 from domains.finegrained.dcal import DCAL, Branches, DCALOutput, Task, class_probabilities, derangement, embedding
 from domains.finegrained.heads import BranchOutput
 from domains.finegrained.images import REGION
-from domains.finegrained.losses import triplet_loss, uncertainty_weighted
+from domains.finegrained.losses import dcal_losses
 from domains.finegrained.optimisation import parameter_groups
-from domains.finegrained.processes import gather_rows
 
 Normalisation = Literal["auto", "imagenet", "half"]
+SIZES = {"patch_size", "embed_dim", "depth", "num_heads"}  # options that make a backbone of one's own
 STATISTICS = {"imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), "half": ((0.5,) * 3, (0.5,) * 3)}
 
 
@@ -164,6 +163,8 @@ class DCALModule(HeptadModule):
             self.net.load_pretrained(self.pretrained)
         if self.trainer.is_global_zero:
             print(f"start: backbone from {self.pretrained or 'random numbers'}")
+            if self.pretrained is None and not SIZES & set(self.net.arguments["backbone_options"] or ()):
+                print(_missing_start(self.net))
 
     def setup(self, stage: str) -> None:
         """Check what training needs.
@@ -212,27 +213,20 @@ class DCALModule(HeptadModule):
         count = len(batch["row"])
         pairs = self.draw_pairs(count, index).to(batch["row"].device) if self.pairwise else None
         output = self(batch, pairs)
-        share = self.trainer.world_size / batch["global_size"]
-        labels = gather_rows(batch["label"]) if self.triplet else batch["label"]
-        losses = {
-            name: self._branch_loss(branch, batch["label"], labels, share) for name, branch in _named(output).items()
-        }
-        places = [("sa", "glca", "pwca").index(name) for name in losses]
-        if len(losses) == 1:
-            total = losses["sa"]
-        else:
-            total = uncertainty_weighted(list(losses.values()), self.net.uncertainty_w[places])
+        losses = dcal_losses(
+            output,
+            batch["label"],
+            self.net.uncertainty_w,
+            smoothing=self.label_smoothing,
+            triplet=self.triplet,
+            margin=self.margin,
+            share=self.trainer.world_size / batch["global_size"],
+        )
+        total = losses.pop("total")
         logged = {"train/loss": total.detach()} | {f"train/loss_{name}": loss.detach() for name, loss in losses.items()}
         # by every process: the mean over them waits for all
         self.log_dict(logged, on_step=True, on_epoch=False, batch_size=max(count, 1), sync_dist=True)
         return total
-
-    def _branch_loss(self, branch: BranchOutput, labels: Tensor, every: Tensor, share: Tensor) -> Tensor:
-        logits = branch.logits.float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing, reduction="sum") * share
-        if self.triplet:  # the hardest pictures of all processes; each computes the same
-            loss = loss + self.triplet * triplet_loss(gather_rows(branch.features), every, self.margin)
-        return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser with its groups, and a cosine."""
@@ -259,7 +253,7 @@ class DCALModule(HeptadModule):
         """Add where each picture lies: `path`, and the part that is used."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         frame = data.store("predict" if self.trainer.predicting else "test").frame
-        columns = ["path", *REGION] + [name for name in ("identity",) if name in frame.columns]
+        columns = ["path", *REGION] + [name for name in ("identity", "camera_name") if name in frame.columns]
         facts = frame.select(pl.int_range(pl.len()).cast(predictions["row"].dtype).alias("row"), *columns)
         return predictions.join(facts, on="row", how="left", maintain_order="left")
 
@@ -277,10 +271,15 @@ class DCALModule(HeptadModule):
         return ({0: "batch"},)
 
 
-def _named(output: DCALOutput) -> dict[str, BranchOutput]:
-    """The branches that ran."""
-    branches = {"sa": output.self_attention, "glca": output.global_local, "pwca": output.pairwise}
-    return {name: branch for name, branch in branches.items() if branch is not None}
+def _missing_start(net: DCAL) -> str:
+    """What is said of a backbone of published size that starts at random."""
+    name, known = net.arguments["backbone"].split(".")[0], net.trunk.pretrained_cfg
+    tag = f"{name}.{known['tag']}" if known.get("tag") else name
+    return (
+        f"warning: {name} starts from random numbers, and the paper's recipes from pretrained weights, without which"
+        f" they do not reach its numbers: give a local file of them as --model.pretrained (timm publishes {tag}; DeiT's"
+        " .pth and Google's .npz of this size are read, too), or a trained network as --init_from"
+    )
 
 
 def _none(part: Any) -> Any:

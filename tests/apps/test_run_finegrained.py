@@ -104,6 +104,17 @@ class TestClasses:
             found = torch.export.load(out).module()(torch.rand(3, 3, 32, 32))
             torch.testing.assert_close(found.sum(1), torch.ones(3))
 
+    def test_a_backbone_of_published_size_without_weights_is_warned_of(self, classes, tmp_path, capsys):
+        words = ["--system", "classes", *QUIET, "--data.root", classes, "--run", tmp_path, "--data.workers", "1"]
+        words += ["--data.image_size", "[32, 32]", "--data.batch_size", "4", "--trainer.max_steps", "1"]
+        words += ["--trainer.limit_val_batches", "0", "--select", "last", "--model.backbone", "deit_tiny_patch16_224"]
+        assert here("fit", *map(str, words)) == 0
+        said = capsys.readouterr().out
+        assert "warning: deit_tiny_patch16_224 starts from random numbers" in said
+        assert "--model.pretrained (timm publishes deit_tiny_patch16_224.fb_in1k" in said
+        fit("classes", classes, tmp_path / "own", "--trainer.max_steps", "1")
+        assert "warning: vit" not in capsys.readouterr().out
+
     def test_the_plain_backbone_is_a_baseline(self, classes, tmp_path):
         fit(
             "classes",
@@ -155,6 +166,35 @@ class TestIdentities:
         assert metrics["mAP"]["units"] == queries["identity"].n_unique() == 8
         assert {"mINP", "rank5", "rank10", "mAP_trapezoid", "reranked_mAP", "reranked_rank1"} <= metrics.keys()
         assert "left out" in (tested / "report.html").read_text()
+        assert {"1", "2", "3"} == set(table["camera_name"]) != set(table["camera"].cast(pl.String))
+
+    def test_cameras_are_ignored_where_asked(self, tested, tmp_path):
+        shutil.copytree(tested, tmp_path / "again")
+        words = ("--run", tmp_path / "again", "--model.reranking", "false", "--data.ignore_camera", "true")
+        assert here("test", *words) == 0
+        assert "Cameras are ignored" in (tmp_path / "again" / "report.html").read_text()
+        usual, easier = (predictions(run).filter(pl.col("role") == 1) for run in (tested, tmp_path / "again"))
+        assert (easier["matches"] > usual["matches"]).all()
+
+    def test_a_part_of_the_queries_and_no_gallery_is_refused(self, tested, identities, tmp_path):
+        said = refusal("test", "--run", tested, "--trainer.limit_test_batches", "1")
+        assert "trainer.limit_test_batches leaves" in said
+        words = fit_words("reid", identities, tmp_path, "--trainer.limit_val_batches", "1")
+        assert "trainer.limit_val_batches leaves" in refusal("fit", *words)
+
+    def test_a_validation_of_few_is_warned_of_once(self, identities, tmp_path, capsys):
+        fit("reid", identities, tmp_path, "--trainer.max_epochs", "2", "--trainer.val_check_interval", "1")
+        said = capsys.readouterr().out
+        assert said.count("identities choose the epoch") == 1
+        assert "of 3 identities choose the epoch" in said
+        table = pl.read_csv(tmp_path / "log" / "version_0" / "metrics.csv")
+        margins = table["val/margin"].drop_nulls()
+        best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
+        stored = [state for state in best["callbacks"].values() if "best_model_score" in state]
+        assert stored[0]["monitor"] == "val/margin"
+        assert float(stored[0]["best_model_score"]) == pytest.approx(margins.max(), abs=1e-5)
+        fit("reid", identities, tmp_path / "last", "--trainer.max_epochs", "1", "--select", "last")
+        assert "choose the epoch" not in capsys.readouterr().out
 
     def test_neighbours_leave_out_the_own_camera_and_agree_with_the_scores(self, tested):
         table = predictions(tested)
@@ -166,7 +206,7 @@ class TestIdentities:
             right = [one["label"] == query["label"] for one in found]
             assert (right.index(True) + 1 if any(right) else 11) == min(query["first_rank"], 11)
             distance = np.linalg.norm(np.subtract(query["embedding"], found[0]["embedding"]))
-            assert query["neighbour_distances"][0] == pytest.approx(distance, abs=1e-3)
+            assert query["neighbour_distances"][0] == pytest.approx(distance, abs=1e-6)
 
     def test_predict_writes_features_and_neighbours(self, tested, identities, tmp_path):
         raw = identities.parent / "raw" / "images"

@@ -49,6 +49,20 @@ def test_erasing_takes_a_rectangle_of_the_asked_area(images):
     assert one.equal(rows[:, None] & columns[None]), "a rectangle"
 
 
+def test_erased_rectangles_have_the_asked_ratio_of_sides_in_pixels_and_stay_whole():
+    white = torch.full((400, 3, 64, 32), 255, dtype=torch.uint8)
+    options = {"erase": 1.0, "erase_area": (0.1, 0.33), "erase_aspect": 0.3, "flip": False}
+    erased = (changed(white, size=(64, 32), **options) != 1).any(1)
+    heights, widths = (erased.any(axis).sum(1).float() for axis in (2, 1))
+    ratios = heights / widths
+    assert 0.25 < ratios.min() < 0.45
+    assert 2.4 < ratios.max() < 4.0
+    assert (widths.clamp(max=31) == widths).float().mean() > 0.8, "few fill the width"
+    shares = heights * widths / (64 * 32)
+    assert shares.min() > 0.08
+    assert shares.mean() == pytest.approx(0.215, abs=0.015), "none is cut at the edges"
+
+
 def test_light_scales_colours_and_nothing_is_changed_without_options(images):
     found = changed(images, size=(12, 10), brightness=0.5, flip=False)
     factor = found[:, 0, 0, 0] / (images[:, 0, 0, 0].float() / 255)

@@ -61,8 +61,9 @@ def test_branch_loss_is_cross_entropy_and_triplet():
     branch = BranchOutput(features, torch.randn(4, 2))
     entropy = torch.nn.functional.cross_entropy(branch.logits, labels, label_smoothing=0.1)
     torch.testing.assert_close(branch_loss(branch, labels, smoothing=0.1), entropy)
-    both = branch_loss(branch, labels, smoothing=0.1, triplet=True, margin=0.3)
-    torch.testing.assert_close(both, entropy + triplet_loss(features, labels, 0.3))
+    both = branch_loss(branch, labels, smoothing=0.1, triplet=0.5, margin=0.3)
+    torch.testing.assert_close(both, entropy + 0.5 * triplet_loss(features, labels, 0.3))
+    torch.testing.assert_close(branch_loss(branch, labels, smoothing=0.1, share=1 / 8), entropy / 2)
 
 
 def test_neck_has_no_shift():

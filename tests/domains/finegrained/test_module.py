@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from domains.common.errors import ConfigError
-from domains.finegrained.losses import dcal_losses
 from domains.finegrained.module import ClassModule, ReIDModule
 
 NET = {
@@ -47,10 +47,16 @@ def test_the_loss_is_that_of_the_paper(kind):
         module.net.uncertainty_w.copy_(torch.tensor([0.3, -0.2, 0.1]))
     pairs = module.draw_pairs(6, 0)
     module.eval()  # statistics of a batch norm would change between both
-    wanted = dcal_losses(module(given, pairs), given["label"], module.net.uncertainty_w, triplet=kind is ReIDModule)[
-        "total"
-    ]
-    torch.testing.assert_close(module.training_step(given, 0), wanted)
+    output, labels = module(given, pairs), given["label"]
+    wanted = 0.0
+    for branch, w in zip((output.self_attention, output.global_local, output.pairwise), (0.3, -0.2, 0.1), strict=True):
+        loss = -branch.logits.log_softmax(1)[torch.arange(6), labels].mean()
+        if kind is ReIDModule:
+            apart, same = torch.cdist(branch.features, branch.features), labels[:, None] == labels
+            hardest = apart.masked_fill(~same, 0).amax(1) - apart.masked_fill(same, torch.inf).amin(1)
+            loss = loss + hardest.exp().log1p().mean()
+        wanted = wanted + 0.5 * (math.exp(-w) * loss + w)
+    torch.testing.assert_close(module.training_step(given, 0), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_distractors_depend_on_seed_step_and_batch_alone_and_are_never_the_same_picture():

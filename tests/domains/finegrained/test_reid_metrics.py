@@ -98,10 +98,10 @@ def test_ties_keep_the_order_of_the_gallery():
 def test_one_camera_is_told_with_counts():
     query = Identified(torch.tensor([1, 2]), torch.tensor([7, 7]))
     gallery = Identified(torch.tensor([1, 1, 2]), torch.tensor([7, 7, 7]))
-    with pytest.raises(NoTrueMatchError, match="all images have camera 7") as error:
+    with pytest.raises(NoTrueMatchError, match="all images are by camera number 7") as error:
         score_distances(torch.rand(2, 3), query, gallery)
-    assert "identity 1: query 1 by camera 7, gallery 2 by camera 7" in str(error.value)
-    assert "set ignore_camera=True" in str(error.value)
+    assert "identity number 1: query 1 by camera number 7, gallery 2 by camera number 7" in str(error.value)
+    assert "--data.ignore_camera true" in str(error.value)
     assert "\n" not in str(error.value)
     assert score_distances(torch.rand(2, 3), query, gallery, ignore_camera=True).valid.all()
 
@@ -113,15 +113,21 @@ def test_no_identity_in_common_is_told():
 
 
 def test_queries_without_a_match_are_named_and_left_out():
-    query = Identified(torch.tensor([1, 5, 2]), torch.tensor([0, 0, 0]))
+    names = {"identity_names": {1: "0100", 5: "0105", 2: "0017"}, "camera_names": {0: "1", 1: "6"}}
+    query = Identified(torch.tensor([1, 5, 2]), torch.tensor([0, 0, 0]), ["a.jpg", "b.jpg", "c.jpg"], **names)
     gallery = Identified(torch.tensor([1, 2, 2]), torch.tensor([1, 0, 0]))
     scores = score_distances(torch.tensor([[0.1, 0.2, 0.3]]).expand(3, -1), query, gallery)
     assert scores.valid.tolist() == [True, False, False]
     assert scores.mean_ap == 1.0
     told = describe_unmatched(scores, query, gallery)
-    assert told.startswith("2 of 3 queries (numbers 1, 2) have no true match")
-    assert "identity 5: query 1 by camera 0, gallery none" in told
-    assert "identity 2: query 1 by camera 0, gallery 2 by camera 0" in told
+    assert told.startswith("2 of 3 queries (b.jpg, c.jpg) have no true match")
+    assert "identity 0105: query 1 by camera 1, gallery none" in told
+    assert "identity 0017: query 1 by camera 1, gallery 2 by camera 1" in told
+    assert "--data.ignore_camera true" in told
+    absent = score_distances(torch.rand(2, 1), *(Identified(who.identities[:k], who.cameras[:k]) for who, k in
+                                                 ((query, 2), (gallery, 1))))  # fmt: skip
+    assert "ignore_camera" not in describe_unmatched(absent, *(Identified(who.identities[:k], who.cameras[:k])
+                                                    for who, k in ((query, 2), (gallery, 1)))), "no help"  # fmt: skip
     whole = score_distances(torch.rand(3, 3), query, Identified(query.identities, query.cameras + 1))
     assert describe_unmatched(whole, query, gallery) == ""
 

@@ -149,11 +149,13 @@ def test_weights_that_do_not_fit():
     [
         ("deit_smal_patch16_224", "no such model; near are .*deit_small_patch16_224"),
         ("hf-hub:timm/x", "no such model"),
-        ("resnet18", "no plain vision transformer"),
-        ("swin_tiny_patch4_window7_224", "no plain vision transformer"),
-        ("vit_base_patch16_siglip_224", "no plain vision transformer"),
-        ("beit_base_patch16_224", "it is a Beit"),
-        ("vit_srelpos_small_patch16_224", "no plain vision transformer"),
+        ("resnet18", "of another family of networks .*resnet"),
+        ("swin_tiny_patch4_window7_224", "of another family of networks .*swin_transformer"),
+        ("vit_base_patch16_siglip_224", "no class token"),
+        ("vit_base_patch16_siglip_gap_224", "no class token"),
+        ("beit_base_patch16_224", "of another family of networks .*beit"),
+        ("vit_srelpos_small_patch16_224", "of another family of networks .*relpos"),
+        ("vit_base_patch16_xp_224", "not attention followed by a feed-forward network"),
         ("deit_tiny_distilled_patch16_224", r"distillation token .* \(deit_tiny_patch16_224\)"),
     ],
 )
@@ -162,6 +164,33 @@ def test_backbones_that_are_refused(backbone, message):
     with pytest.raises(ConfigError, match=message) as error:
         DCAL(backbone, 5, (224, 224), backbone_options=options)
     assert "\n" not in str(error.value)
+    assert "no such model" in message or "; take " in str(error.value)
+    assert "__init__" not in str(error.value)
+
+
+def test_options_that_no_backbone_has():
+    with pytest.raises(ConfigError, match=r"cannot be built .* backbone_options .*num_heads.*; correct them"):
+        net_of(backbone_options={**TINY, "num_heads": 5})
+
+
+def test_resnet_in_front(tmp_path):
+    """R50-ViT-B of the paper: patches of the features of a ResNet-50 of three stages."""
+    whole = timm.create_model("vit_base_r50_s16_224", img_size=(64, 64), num_classes=7, **TINY)
+    save_file(whole.state_dict(), tmp_path / "hybrid.safetensors")
+    net = net_of("vit_base_r50_s16_224", (32, 48), ratio=0.4).eval()
+    net.load_pretrained(tmp_path / "hybrid.safetensors")
+    assert torch.equal(net.trunk.patch_embed.proj.weight, whole.patch_embed.proj.weight)
+    with torch.no_grad():
+        output = net(torch.randn(2, 3, 32, 48), torch.tensor([1, 0]))
+    assert output.rollout.shape == (2, 7)
+    assert output.selected.shape == (2, 3)
+    assert output.pairwise.logits.shape == (2, 5)
+    with torch.device("meta"):
+        paper = DCAL("vit_base_r50_s16_224", 200, (448, 448))
+    base = sum(p.numel() for name, p in paper.named_parameters() if name.startswith(("trunk.", "head.")))
+    assert base == 98_495_496
+    with pytest.raises(ConfigError, match=r"patches of 16 x 16 .* do not fill it; take 32 x 32"):
+        net_of("vit_base_r50_s16_224", (40, 32))
 
 
 @pytest.mark.parametrize(("backbone", "size"), [("vit_tiny_patch16_224", (40, 32)), ("vit_tiny_patch16_224", (8, 32))])
