@@ -324,7 +324,8 @@ class HeptadCLI(LightningCLI):
 
     def known(self) -> dict[str, Any]:
         """What a user of the network must know besides what builds it: names of classes, how inputs are made."""
-        found = {"classes": list(getattr(self.model, "classes", [])), "input": self.datamodule.input_rules()}
+        rules = {**self.datamodule.input_rules(), **self.model.input_rules()}
+        found = {"classes": list(getattr(self.model, "classes", [])), "input": rules}
         return {name: plain(value) for name, value in found.items() if value}
 
     def card(self) -> str:
@@ -377,7 +378,6 @@ class SaveRunConfig(SaveConfigCallback):
         write_whole(folder / f"{stage}.yaml", self.parser.dump(self.config, skip_none=False).encode())
         data = getattr(trainer, "datamodule", None)
         write_whole(folder / f"{stage}.versions.json", json.dumps(versions(data), indent=2).encode() + b"\n")
-
 
     def _set_aside(self, folder: Path) -> None:
         """Move what an earlier training left into a folder of its own, unless it is this one that is continued."""

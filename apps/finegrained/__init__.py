@@ -14,7 +14,7 @@ _OPTIONS = {
     "market1501": _IDENTITIES,
     "msmt17": {"version", "train_on_valid", *_IDENTITIES},
     "veri776": _IDENTITIES,
-    "folder": {"identity_pattern", "camera_pattern", *_OWN} - {"train_on_valid"},
+    "folder": {"identity_pattern", "camera_pattern", "class_level", *_OWN} - {"train_on_valid"},
     "csv": {"table", "crop", "margin", *_OWN} - {"train_on_valid"},
 }
 _EVERY = set[str]().union(*_OPTIONS.values())

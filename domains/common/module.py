@@ -62,6 +62,10 @@ class HeptadModule(LightningModule, ABC):
         """Make what `export` writes as a program, with the inputs of `example_inputs`; by default it is `net`."""
         return self.net
 
+    def input_rules(self) -> dict[str, Any]:
+        """What the module does to inputs before its network, besides the data's own rules; by default nothing."""
+        return {}
+
     def output_names(self) -> tuple[str, ...]:
         """Names of what `exportable` gives, for an exported model; by default none."""
         return ()

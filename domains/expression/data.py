@@ -120,6 +120,12 @@ class ExpressionData(PicturesData[FaceReader]):
         self.side, self.channels = module.net.image_size, module.net.channels
         self.card["used"]["balanced_loss"] = module.balanced_loss
 
+    def input_rules(self) -> dict[str, Any]:
+        """Side in pixels, and what is subtracted from values in [0, 1] and they are divided by."""
+        mean, std = (statistic if self.channels == 3 else [sum(statistic) / 3] for statistic in (MEAN, STD))
+        channels = "RGB" if self.channels == 3 else "grey"
+        return {"height": self.side, "width": self.side, "channels": channels, "mean": mean, "std": std}
+
     def index(self, split: str) -> tuple[Path, pl.DataFrame]:
         """Directory and rows of a split; `predict` is `predict_root`, or else the test split."""
         if split == "predict" and self.predict_root is not None:

@@ -371,6 +371,10 @@ class ARBExModule(HeptadModule):
         del length
         return (torch.randn(rows, self.net.channels, self.net.image_size, self.net.image_size),)
 
+    def output_names(self) -> tuple[str, ...]:
+        """As `exportable` gives them."""
+        return "corrected", "primary", "embedding", "calibrated"
+
     def free_axes(self) -> tuple[dict[int, str], ...]:
         """The batch."""
         return ({0: "batch"},)

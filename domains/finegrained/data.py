@@ -57,6 +57,7 @@ class PictureData(PicturesData[RegionReader]):
         workers: threads that read and decode ahead of the model.
         drop_last: leave the incomplete last batch of an epoch out.
         predict_root: directory of newly prepared pictures to predict; default the test split of `root`.
+        images: folder of the pictures, if they were moved after the preparation.
         kind: of the prepared directory.
 
     Raises:
@@ -79,6 +80,7 @@ class PictureData(PicturesData[RegionReader]):
         workers: int,
         drop_last: bool,
         predict_root: str | None,
+        images: str | None,
         kind: str,
     ) -> None:
         options: dict[str, Any] = {"drop_last": drop_last, "workers": workers, "predict_root": predict_root}
@@ -95,18 +97,24 @@ class PictureData(PicturesData[RegionReader]):
                 f"data.resize {self.resize} is smaller than data.image_size {self.image_size}; enlarge it"
             )
         self.augment, self.augmentation = augment, augmentation
+        self.images = None if images is None else Path(images)
 
     def index(self, split: str) -> tuple[Path, pl.DataFrame]:
         """Directory and rows of a split; `predict` is `predict_root`, or else the test split.
 
         The column `path` says where each picture lies.
         """
-        root, card, name = self.root, self.card, "test" if split == "predict" else split
+        root, card, name, moved = self.root, self.card, "test" if split == "predict" else split, self.images
         if split == "predict" and self.predict_root is not None:
-            root, card = self.predict_root, read_kind(self.predict_root, self.kind)
+            root, card, moved = self.predict_root, read_kind(self.predict_root, self.kind), None
             name = next(iter(card["splits"]))
         frame = read_index(root, card, name, INDEX)
-        return root, frame.with_columns(path=pl.Series(locations(root, card["image_root"], frame), dtype=pl.String))
+        paths = locations(root, card["image_root"] if moved is None else str(moved), frame)
+        return root, frame.with_columns(path=pl.Series(paths, dtype=pl.String))
+
+    def input_rules(self) -> dict[str, Any]:
+        """Sides in pixels: what pictures are brought to, and the middle that is cut out of it."""
+        return {"channels": "RGB", "resize": self.resize, "image_size": self.image_size}
 
     def reader(self, split: str) -> RegionReader:
         """Make the reader of the pictures of one split."""
@@ -145,6 +153,7 @@ class ClassData(PictureData):
         workers: threads that read and decode ahead of the model.
         drop_last: leave the incomplete last batch of an epoch out.
         predict_root: directory of newly prepared pictures to predict; default the test split of `root`.
+        images: folder of the pictures, if they were moved after the preparation.
     """
 
     def __init__(
@@ -160,11 +169,12 @@ class ClassData(PictureData):
         workers: int = 2,
         drop_last: bool = True,
         predict_root: str | None = None,
+        images: str | None = None,
     ) -> None:
         before = tuple(round(side * 550 / 448) for side in image_size) if resize is None else resize
         super().__init__(
             root, batch_size, seed, image_size, before, augment, augmentation, cache_mb, workers, drop_last,
-            predict_root, CLASSES,
+            predict_root, images, CLASSES,
         )  # fmt: skip
         # what a model must know: plain values, linked to its constructor
         self.classes: list[str] = [str(name) for name in self.card["classes"]]
@@ -189,6 +199,7 @@ class IdentityData(PictureData):
         workers: threads that read and decode ahead of the model.
         drop_last: leave the incomplete last batch of an epoch out, without `instances`.
         predict_root: directory of newly prepared pictures to predict; default the test split of `root`.
+        images: folder of the pictures, if they were moved after the preparation.
         ignore_camera: pictures by the query's own camera are matches, too; default what the preparation says, which
             ignores cameras that are not known.
     """
@@ -207,11 +218,12 @@ class IdentityData(PictureData):
         workers: int = 2,
         drop_last: bool = True,
         predict_root: str | None = None,
+        images: str | None = None,
         ignore_camera: bool | None = None,
     ) -> None:
         super().__init__(
             root, batch_size, seed, image_size, resize, augment, augmentation, cache_mb, workers, drop_last,
-            predict_root, IDENTITIES,
+            predict_root, images, IDENTITIES,
         )  # fmt: skip
         if instances < 0:
             raise ConfigError(f"data.instances is {instances}; give 0 or more pictures of each identity")

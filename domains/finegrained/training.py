@@ -266,6 +266,14 @@ class DCALModule(HeptadModule):
         del length
         return (torch.rand(rows, 3, *self.net.image_size),)
 
+    def input_rules(self) -> dict[str, Any]:
+        """What the network itself expects of values in [0, 1]; exported programs do this themselves."""
+        return {"mean": self.mean.flatten().tolist(), "std": self.std.flatten().tolist()}
+
+    def output_names(self) -> tuple[str, ...]:
+        """Features of length 1, or probabilities."""
+        return ("features",) if self.net.task == "reid" else ("probabilities",)
+
     def free_axes(self) -> tuple[dict[int, str], ...]:
         """The batch."""
         return ({0: "batch"},)

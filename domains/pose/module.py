@@ -307,6 +307,10 @@ class GroupPoseModule(HeptadModule):
             side += 32
         return side
 
+    def output_names(self) -> tuple[str, ...]:
+        """As `exportable` gives them."""
+        return "scores", "keypoints"
+
     def exportable(self) -> PersonDetector:
         """Scores and keypoints of all instances, with the plain form of deformable attention."""
         return PersonDetector(self.net)
