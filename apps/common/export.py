@@ -82,7 +82,14 @@ def export_onnx(module: HeptadModule, path: Path, known: Mapping[str, Any] | Non
     partial = path.with_name(f".part-{path.name}")
     names = list(module.output_names()) or None
     torch.onnx.export(
-        _program(module, path), (), partial, dynamo=True, external_data=False, verbose=False, output_names=names
+        _program(module, path),
+        (),
+        partial,
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+        output_names=names,
+        dynamic_shapes=tuple(module.free_axes()),  # names of the axes
     )
     if known:
         model = onnx.load(str(partial))

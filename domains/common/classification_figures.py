@@ -16,6 +16,7 @@ from domains.common.intervals import Estimate, Floats
 
 # after the house's blue and orange; told apart under the common colour blindnesses, and in print
 COLOURS = (BLUE, ORANGE, "#2f8f6b", "#a8457f", "#6b5bb5", "#8c6d31", "#3aa0c4", "#c2452d", "#7f8f2a", GREY)
+NAMED_CLASSES = 60  # up to so many have their names at a confusion matrix
 POINTS = 2000  # of a curve
 BESIDE = 5  # from more classes on, their names stand beside the picture
 STYLES = ("-", "--", ":", "-.")
@@ -169,11 +170,16 @@ def confusion(labels: NDArray[Any], predicted: NDArray[Any], classes: Sequence[s
     figure, panel = axes(size + 0.9, size)
     image = panel.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     panel.spines[:].set_visible(False)
-    if count <= SHOWN_CLASSES:
+    if count <= NAMED_CLASSES:
         names = [plain(name, 18) for name in classes]
         upright = max(map(len, names)) * 0.08 + 0.06 > (size - 1.4) / count  # inches
-        panel.set_xticks(range(count), names, rotation=90 if upright else 0)
-        panel.set_yticks(range(count), names)
+        points = None if count <= SHOWN_CLASSES else 6
+        panel.set_xticks(range(count), names, rotation=90 if upright else 0, fontsize=points)
+        panel.set_yticks(range(count), names, fontsize=points)
+    else:  # numbers of classes would say nothing
+        panel.set_xticks([])
+        panel.set_yticks([])
+    if count <= SHOWN_CLASSES:
         size_of_text = 10 if count <= 5 else 8
         for (row, column), rows in np.ndenumerate(table):
             text = f"{rows:,}\n{shares[row, column]:.1%}" if count <= 8 else f"{rows:,}"

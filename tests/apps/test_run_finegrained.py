@@ -7,6 +7,7 @@ import re
 import shutil
 
 import numpy as np
+import onnxruntime
 import polars as pl
 import pytest
 import timm
@@ -103,6 +104,12 @@ class TestClasses:
         if format == "torch":
             found = torch.export.load(out).module()(torch.rand(3, 3, 32, 32))
             torch.testing.assert_close(found.sum(1), torch.ones(3))
+        if format == "onnx":
+            model = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+            assert [(entry.name, entry.shape[0]) for entry in model.get_outputs()] == [("probabilities", "batch")]
+            told = {name: json.loads(text) for name, text in model.get_modelmeta().custom_metadata_map.items()}
+            assert told["classes"] == json.loads((tested / "model" / "config.json").read_text())["classes"]
+            assert told["input"]["image_size"] == [32, 32]
 
     def test_a_backbone_of_published_size_without_weights_is_warned_of(self, classes, tmp_path, capsys):
         words = ["--system", "classes", *QUIET, "--data.root", classes, "--run", tmp_path, "--data.workers", "1"]
