@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,16 +82,18 @@ def export_onnx(module: HeptadModule, path: Path, known: Mapping[str, Any] | Non
         raise MissingExtraError(str(error.name), "onnx") from None
     partial = path.with_name(f".part-{path.name}")
     names = list(module.output_names()) or None
-    torch.onnx.export(
-        _program(module, path),
-        (),
-        partial,
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-        output_names=names,
-        dynamic_shapes=tuple(module.free_axes()),  # names of the axes
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "# The axis name")  # inputs that share an axis share its name
+        torch.onnx.export(
+            _program(module, path),
+            (),
+            partial,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            output_names=names,
+            dynamic_shapes=tuple(module.free_axes()),  # names of the axes
+        )
     if known:
         model = onnx.load(str(partial))
         onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in known.items()})
