@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from data_prep.common.rejects import SCHEMA, Reject
+from data_prep.common.rejects import Reject
 
 _TOLD = 5  # rejects that are printed
 
@@ -28,10 +28,14 @@ def tell_rejects(rejects: Sequence[Reject]) -> None:
 
 
 def tell_left_out(directory: Path) -> None:
-    """Say what the preparation in a directory could not use, by its `rejects.parquet`."""
+    """Say in a line how many records a prepared directory has in its `rejects.parquet`, and what the first one is."""
     path = directory / "rejects.parquet"
-    if path.is_file():
-        tell_rejects([Reject(*row) for row in pl.read_parquet(path).select(list(SCHEMA)).iter_rows()])
+    table = pl.read_parquet(path) if path.is_file() else pl.DataFrame()
+    if len(table):
+        first = table.row(0, named=True)
+        count = f"{len(table):,} records were" if len(table) > 1 else "1 record was"
+        said = f"{first['source']}: {first['reason']}"
+        say(f"{count} left out, wholly or in part ({'the first is ' * (len(table) > 1)}{said}); see {path}")
 
 
 def few(names: Sequence[str], most: int = 3) -> str:
