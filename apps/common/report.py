@@ -105,7 +105,12 @@ def _data_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
     rule, group, rejects = card.get("split_rule", {}), card.get("group"), card.get("rejects", {})
     ratios = " : ".join(f"{ratio:g}" for ratio in rule.get("ratios") or ())
     rows = [("name", str(card.get("name"))), ("licence", str(card.get("licence")))]
-    rows += [(split, f"{entry['rows']:,} rows") for split, entry in card.get("splits", {}).items()]
+    splits, fold = card.get("splits", {}), card.get("used", {}).get("fold")
+    if fold is None:
+        rows += [(split, f"{entry['rows']:,} rows") for split, entry in splits.items()]
+    else:  # of cross-validation, in the place of the split
+        total = sum(entry["rows"] for entry in splits.values())
+        rows.append(("fold", f"{fold} of {card.get('folds')}, of {total:,} rows; see folds/splits_{fold}.csv"))
     seed = "" if rule.get("seed") is None else f", seed {rule['seed']}"
     rows.append(("split by", f"{rule.get('kind', 'unknown')} {ratios}".strip() + seed))
     if group:

@@ -187,6 +187,7 @@ def test_every_variant_trains_tests_and_predicts(more, trained, tmp_path):
     fit(trained.parent / "faces", tmp_path, *more, "--trainer.max_epochs", "1")
     assert np.isfinite(list(losses(tmp_path).values())).all()
     assert here("test", "--run", tmp_path) == 0
+    assert ("1 of 3, of 240 rows; see folds/splits_1.csv" in (tmp_path / "report.html").read_text()) == ("1" in more)
     assert here("predict", "--run", tmp_path) == 0
     tested, predicted = predictions(tmp_path), predictions(tmp_path / "predict")
     assert tested["probability_1"].equals(predicted["probability_1"])
