@@ -40,10 +40,15 @@ MODULES = {
 }
 
 
-# each takes seconds; in ONNX only what covers the operations of the others
+# each takes seconds, that of all of MEDUSA most; in ONNX only what covers the operations of the others
 @pytest.mark.parametrize(
     ("name", "write"),
-    [*((name, export_torch) for name in MODULES), ("gated", export_onnx), ("medusa", export_onnx)],
+    [
+        *((name, export_torch) for name in MODULES if name != "medusa"),
+        ("gated", export_onnx),
+        pytest.param("medusa", export_torch, marks=pytest.mark.slow),
+        pytest.param("medusa", export_onnx, marks=pytest.mark.slow),
+    ],
 )
 def test_export(name, write, tmp_path):
     torch.manual_seed(0)

@@ -133,8 +133,14 @@ class TestExport:
     }
 
     @pytest.mark.parametrize("shape", FIELDS)
-    @pytest.mark.parametrize("deep", [[], [6]])
-    @pytest.mark.parametrize("write", [export_torch, export_onnx])
+    @pytest.mark.parametrize(
+        ("write", "deep"),
+        [
+            *((export_torch, deep) for deep in ([], [6])),
+            (export_onnx, [6]),
+            pytest.param(export_onnx, [], marks=pytest.mark.slow),
+        ],
+    )
     def test_export(self, shape, deep, write, tmp_path):
         fields = [{"name": name, "kind": kind, "size": size} for name, kind, size in self.FIELDS[shape]]
         module = AutoIntModule(fields, dim=4, depth=2, width=4, heads=2, deep=deep).eval()
