@@ -86,6 +86,7 @@ def _quiet() -> None:
     for message in (
         "Be aware that when using `ckpt_path`, callbacks",  # a test needs no checkpoint writers
         ".*is deprecated, use `isinstance",  # Lightning's use of torch's tree utilities
+        "Checkpoint directory .* exists and is not empty",  # an earlier training is set aside
         "The number of training batches .* is smaller than the logging interval",
         "The '.*_dataloader' does not have many workers",  # ours slices whole columns, workers would slow it down
     ):
